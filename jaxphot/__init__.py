@@ -1,0 +1,96 @@
+"""jaxphot: forward-model photometry of astronomical images in JAX.
+
+Images are immutable pytrees that carry their pixel → tangent-plane transform; models are pure functions of parameter
+pytrees; a batch is `jax.vmap` over one jit-compiled Levenberg–Marquardt step.
+"""
+
+import importlib
+
+from jaxphot import fitting, likelihood, models, sampling
+from jaxphot.fitting.batch import fit_batch
+from jaxphot.fitting.solve import Fit, fit, status_message
+from jaxphot.image import (
+    Image,
+    crop,
+    estimate_variance,
+    make_image,
+    rebin,
+    stack_images,
+    unstack_images,
+)
+from jaxphot.initialize import initialize
+from jaxphot.models import metrics, profiles
+from jaxphot.models.combinators import background, extended, point, radial, scene
+from jaxphot.parameters import Parameter, parameters
+from jaxphot.psf import PSF, make_psf
+from jaxphot.render import apply, prepare, render
+from jaxphot.transforms.linear import make_linear
+from jaxphot.transforms.sky import pixel_to_sky, plane_to_sky, sky_to_pixel, sky_to_plane
+from jaxphot.transforms.wcs import transform_from_wcs
+
+__version__ = "0.1.0"
+
+# These need astropy or matplotlib, or are for few: loaded when first used (PEP 562).
+_LAZY = {
+    "plot": "jaxphot.plot",
+    "fits": "jaxphot.fits",
+    "catalog": "jaxphot.catalog",
+    "inference": "jaxphot.inference",
+    "read_fits": "jaxphot.fits",
+    "write_fits": "jaxphot.fits",
+    "to_table": "jaxphot.catalog",
+    "save_fit": "jaxphot.catalog",
+    "load_fit": "jaxphot.catalog",
+    "log_likelihood": "jaxphot.inference",
+}
+
+__all__ = [
+    "Fit",
+    "Image",
+    "PSF",
+    "Parameter",
+    "apply",
+    "background",
+    "crop",
+    "estimate_variance",
+    "extended",
+    "fit",
+    "fit_batch",
+    "fitting",
+    "initialize",
+    "likelihood",
+    "make_image",
+    "make_linear",
+    "make_psf",
+    "metrics",
+    "models",
+    "parameters",
+    "pixel_to_sky",
+    "plane_to_sky",
+    "point",
+    "prepare",
+    "profiles",
+    "radial",
+    "rebin",
+    "render",
+    "sampling",
+    "scene",
+    "sky_to_pixel",
+    "sky_to_plane",
+    "stack_images",
+    "status_message",
+    "transform_from_wcs",
+    "unstack_images",
+    *_LAZY,
+]
+
+
+def __getattr__(name):
+    if name not in _LAZY:
+        raise AttributeError(f"module 'jaxphot' has no attribute {name!r}")
+    module = importlib.import_module(_LAZY[name])
+    return module if _LAZY[name].rpartition(".")[2] == name else getattr(module, name)
+
+
+def __dir__():
+    return sorted(set(globals()) | set(__all__))

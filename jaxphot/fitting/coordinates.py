@@ -1,0 +1,190 @@
+"""Internal coordinates: what the solver steps in, and how results come back as physical parameters.
+
+Positive scales step in their logarithm. An axis ratio and a position angle that are both free step as the shear
+(η₁, η₂) = −ln q · (cos 2PA, sin 2PA), in which nothing is special about a round galaxy's position angle or about PA = 0.
+The user sees physical parameters only.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxphot.parameters import Parameter
+from jaxphot.pytree import leaves_with_names
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """The map between a flat physical vector, ordered as `names`, and the internal one; made by `make_coordinates`.
+
+    Attributes
+    ----------
+    names : tuple of str
+        One a scalar, in `jax.tree` order.
+    paths : tuple of (str, shape)
+        Key path and shape of every free leaf.
+    logarithmic : tuple of bool
+        A scalar each.
+    pairs : tuple of (int, int)
+        Positions of (q, PA) that step as a shear.
+    """
+
+    names: tuple
+    paths: tuple
+    logarithmic: tuple
+    pairs: tuple
+
+    @property
+    def size(self):
+        """Number of free scalars."""
+        return len(self.names)
+
+    def flatten(self, tree):
+        """The free leaves of a tree as one vector."""
+        leaves = [leaf for _, leaf in leaves_with_names(tree)]
+        return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
+
+    def unflatten(self, vector):
+        """Nested dictionary of the free leaves."""
+        tree, position = {}, 0
+        for path, shape in self.paths:
+            size = int(np.prod(shape))
+            *branch, leaf = path.split(".")
+            node = tree
+            for key in branch:
+                node = node.setdefault(key, {})
+            node[leaf] = vector[position : position + size].reshape(shape)
+            position += size
+        return tree
+
+    def to_internal(self, physical):
+        """Internal vector of a physical one inside its bounds."""
+        z = self._where_logarithmic(physical, jnp.log)
+        for q, pa in self.pairs:
+            # never exactly round: there the position angle's derivative would vanish for good
+            size = jnp.maximum(-jnp.log(physical[q]), _roundest(physical.dtype))
+            z = z.at[q].set(size * jnp.cos(2 * physical[pa])).at[pa].set(size * jnp.sin(2 * physical[pa]))
+        return z
+
+    def from_internal(self, z):
+        """Physical vector; position angles of shears in [0, π)."""
+        physical = self._where_logarithmic(z, jnp.exp)
+        for q, pa in self.pairs:
+            size = jnp.hypot(z[q], z[pa])
+            angle = 0.5 * jnp.arctan2(z[pa], z[q])
+            physical = physical.at[q].set(jnp.exp(-size)).at[pa].set(jnp.where(angle < 0, angle + jnp.pi, angle))
+        return physical
+
+    def _where_logarithmic(self, vector, function):
+        chosen = jnp.asarray(self.logarithmic)
+        return jnp.where(chosen, function(jnp.where(chosen, vector, 1)), vector)
+
+    def domain(self, lower, upper):
+        """The `Domain` of physical bounds (flat vectors)."""
+        chosen = jnp.asarray(self.logarithmic)
+        logarithm = jnp.log(jnp.maximum(jnp.stack([lower, upper]), 0))
+        low, high = jnp.where(chosen, logarithm, jnp.stack([lower, upper]))
+        rings = []
+        for q, pa in self.pairs:
+            inner = jnp.maximum(-jnp.log(jnp.minimum(upper[q], 1)), _roundest(lower.dtype))
+            rings.append((q, pa, inner, -jnp.log(lower[q])))
+            both = jnp.asarray([q, pa])
+            low, high = low.at[both].set(-jnp.inf), high.at[both].set(jnp.inf)
+        return Domain(low, high, tuple(rings))
+
+
+def _roundest(dtype):
+    """Smallest |η| that is stepped in: derivatives lose eps / |η| of their precision."""
+    return float(np.sqrt(np.finfo(dtype).eps))
+
+
+class Domain(NamedTuple):
+    """Bounds in internal coordinates: a box, and for each shear a ring (q, PA, inner radius, outer radius)."""
+
+    lower: jax.Array
+    upper: jax.Array
+    rings: tuple
+
+    def basis(self, z):
+        """Axes, but for shears the radial and the tangential direction."""
+        if not self.rings:
+            return None
+        basis = jnp.eye(z.size, dtype=z.dtype)
+        for q, pa, _, _ in self.rings:
+            size = jnp.maximum(jnp.hypot(z[q], z[pa]), jnp.finfo(z.dtype).tiny)
+            cos, sin = z[q] / size, z[pa] / size
+            basis = basis.at[q, q].set(cos).at[pa, q].set(sin).at[q, pa].set(-sin).at[pa, pa].set(cos)
+        return basis
+
+    def outward(self, z, gradient):
+        """Directions of the basis at a bound along which descent would leave."""
+        held = ((z <= self.lower) & (gradient > 0)) | ((z >= self.upper) & (gradient < 0))
+        slack = 1 + 8 * jnp.finfo(z.dtype).eps
+        for q, pa, inner, outer in self.rings:
+            size = jnp.hypot(z[q], z[pa])
+            # at its smallest (the default bound of q) a shear may still leave through the other side
+            inside = (size <= inner * slack) & (gradient[q] > 0) & (inner > 2 * _roundest(z.dtype))
+            held = held.at[q].set(inside | ((size * slack >= outer) & (gradient[q] < 0)))
+        return held
+
+    def project(self, z):
+        """The nearest point inside."""
+        z = jnp.clip(z, self.lower, self.upper)
+        for q, pa, inner, outer in self.rings:
+            size = jnp.hypot(z[q], z[pa])
+            factor = jnp.clip(size, inner, outer) / jnp.where(size > 0, size, 1)
+            z = z.at[q].set(jnp.where(size > 0, z[q] * factor, inner)).at[pa].set(z[pa] * factor)
+        return z
+
+
+def make_coordinates(described, fixed, bounded):
+    """Choose the coordinates of a fit.
+
+    Parameters
+    ----------
+    described : dict
+        Nested `Parameter`s of all parameters.
+    fixed : collection of str
+        Key paths that are not free.
+    bounded : collection of str
+        Key paths with bounds of the user's: a position angle among them keeps its axis ratio from stepping as a shear.
+
+    Returns
+    -------
+    Coordinates
+    """
+    free = [(path, parameter) for path, parameter in leaves_with_names(described) if path not in fixed]
+    names, logarithmic, first = [], [], {}
+    for path, parameter in free:
+        first[path] = len(names)
+        names.extend(scalar_names(path, parameter.shape))
+        logarithmic.extend([parameter.is_logarithmic] * int(np.prod(parameter.shape)))
+    pairs = []
+    for path, parameter in free:
+        angle = _partner(path, parameter, free)
+        if angle is not None and angle not in bounded:
+            pairs.append((first[path], first[angle]))
+            logarithmic[first[path]] = False
+    paths = tuple((path, parameter.shape) for path, parameter in free)
+    return Coordinates(tuple(names), paths, tuple(logarithmic), tuple(pairs))
+
+
+def _partner(path, parameter: Parameter, free):
+    """The free angle that stands beside a ratio in the same dictionary, if there is exactly one of each."""
+    if parameter.coordinate != "ratio" or parameter.shape:
+        return None
+    branch = path.rpartition(".")[0]
+    siblings = [(p, other) for p, other in free if p.rpartition(".")[0] == branch and not other.shape]
+    angles = [p for p, other in siblings if other.coordinate == "angle"]
+    ratios = [p for p, other in siblings if other.coordinate == "ratio"]
+    return angles[0] if len(angles) == len(ratios) == 1 else None
+
+
+def scalar_names(path, shape):
+    """``galaxy.n`` → (galaxy.n,), ``galaxy.center`` → (galaxy.center[0], galaxy.center[1])."""
+    if not shape:
+        return (path,)
+    return tuple(f"{path}[{','.join(map(str, index))}]" for index in np.ndindex(*shape))

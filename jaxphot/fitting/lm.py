@@ -1,0 +1,301 @@
+"""Levenberg–Marquardt for any function of any pytree of parameters: `init`, `step`, `run`.
+
+It knows no images: a `function` gives values, a `loss` says what they cost (by default half their squares). All shapes
+are static and nothing raises, so all three work under `jit` and `vmap`; a lane that is done does not move.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from jaxphot.likelihood import Terms
+
+CONVERGED, MAX_STEPS, STALLED, SINGULAR, NON_FINITE, NO_DATA = range(6)
+RUNNING = -1
+
+_FIRST_DAMPING = 1e-3
+_LARGEST_DAMPING = 1e12
+_WORTH_TAKING = 1e-4  # smallest ratio of actual to predicted decrease that is accepted
+
+
+class State(NamedTuple):
+    """Where a fit is.
+
+    Attributes
+    ----------
+    params : pytree
+        The best point so far.
+    loss, gradient, hessian : scalar, (P,), (P, P)
+        There; the Hessian is the Fisher matrix JᵀWJ.
+    decrement : scalar
+        gᵀH⁻¹g over the parameters that are not held: by how much 2·loss would fall in a full step, that is the squared
+        distance to the solution in standard errors.
+    held : (P,) bool
+        Directions (of the domain's basis) at a bound that the gradient would cross.
+    damping, growth : scalars
+        Marquardt's λ, and what the next rejection multiplies it by.
+    steps, evaluations, status : int scalars
+    """
+
+    params: object
+    loss: jax.Array
+    gradient: jax.Array
+    hessian: jax.Array
+    decrement: jax.Array
+    held: jax.Array
+    damping: jax.Array
+    growth: jax.Array
+    steps: jax.Array
+    evaluations: jax.Array
+    status: jax.Array
+
+
+class Box(NamedTuple):
+    """A domain: bounds on each of P flat parameters. Any object with these three methods will do in its place."""
+
+    lower: jax.Array
+    upper: jax.Array
+
+    def basis(self, z):
+        """Orthogonal (P, P) matrix whose columns are the directions that may be held; None for the axes."""
+        return None
+
+    def outward(self, z, gradient):
+        """Directions at a bound along which descent would leave the domain."""
+        return ((z <= self.lower) & (gradient > 0)) | ((z >= self.upper) & (gradient < 0))
+
+    def project(self, z):
+        """The nearest point inside."""
+        return jnp.clip(z, self.lower, self.upper)
+
+
+def half_squares(value):
+    """The loss of least squares: ``value`` holds residuals."""
+    return Terms(0.5 * value**2, value, jnp.ones_like(value))
+
+
+class Evaluation(NamedTuple):
+    """Loss and its normal equations at a point, the sum of weights > 0, and Σ weight · value²."""
+
+    loss: jax.Array
+    gradient: jax.Array
+    hessian: jax.Array
+    count: jax.Array
+    signal: jax.Array
+
+
+def normal_equations(function, z, loss):
+    """Value and all derivatives from one linearised evaluation, contracted to g = Jᵀ·gradient and H = JᵀWJ.
+
+    Parameters
+    ----------
+    function : callable
+        Of a flat vector.
+    z : (P,) array
+    loss : callable
+        value → `Terms`.
+
+    Returns
+    -------
+    Evaluation
+    """
+    directions = jnp.eye(z.size, dtype=z.dtype)
+    # forward mode, not `linearize`: a loop over samples then needs no storage for each of its turns
+    value, columns = jax.vmap(lambda t: jax.jvp(function, (z,), (t,)), out_axes=(None, 0))(directions)
+    terms = loss(value)
+    columns = columns.reshape(z.size, -1)
+    weight = terms.weight.reshape(-1)
+    weighted = columns * jnp.sqrt(weight)[None, :]
+    exact = jax.lax.Precision.HIGHEST  # accelerators would multiply in less than float32
+    return Evaluation(
+        jnp.sum(terms.loss),
+        jnp.matmul(columns, terms.gradient.reshape(-1), precision=exact),
+        jnp.matmul(weighted, weighted.T, precision=exact),
+        jnp.sum(weight > 0, dtype=z.dtype),
+        jnp.sum((value.reshape(-1) * jnp.sqrt(weight)) ** 2),
+    )
+
+
+def solve_scaled(hessian, rhs, damping, held):
+    """Solve (H + λ diag H) δ = rhs with columns scaled to unit diagonal; held and empty directions give 0.
+
+    Returns
+    -------
+    delta : (P,) array
+        NaN where the matrix is not positive definite: λ is then too small.
+    """
+    diagonal = jnp.diagonal(hessian)
+    active = ~held & (diagonal > 0)
+    scale = jnp.where(active, 1 / jnp.sqrt(jnp.where(active, diagonal, 1)), 0)
+    eye = jnp.eye(rhs.size, dtype=rhs.dtype)
+    matrix = hessian * scale[:, None] * scale[None, :]
+    matrix = matrix + eye * jnp.where(active, damping, 1)
+    factor = jax.scipy.linalg.cho_factor(matrix, lower=True)
+    return scale * jax.scipy.linalg.cho_solve(factor, scale * rhs)
+
+
+def init(params):
+    """State before the first step; the first call of `step` evaluates the function at `params`.
+
+    Parameters
+    ----------
+    params : pytree of floating-point arrays
+
+    Returns
+    -------
+    State
+    """
+    z, _ = ravel_pytree(params)
+    scalar = jnp.zeros((), z.dtype)
+    count = jnp.zeros((), jnp.int32)
+    return State(
+        params=params,
+        loss=scalar + jnp.inf,
+        gradient=jnp.zeros_like(z),
+        hessian=jnp.eye(z.size, dtype=z.dtype),
+        decrement=scalar + jnp.inf,
+        held=jnp.zeros(z.shape, bool),
+        damping=scalar + _FIRST_DAMPING,
+        growth=scalar + 2,
+        steps=count,
+        evaluations=count,
+        status=count + RUNNING,
+    )
+
+
+def step(function, state, *, loss=half_squares, domain=None, rtol=None, evaluate=normal_equations, solve=solve_scaled):
+    """One trial: propose, evaluate, accept or reject, judge.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(params) → array`` of values, by default residuals.
+    state : State
+    loss : callable
+        values → `Terms`.
+    domain : Box, optional
+        Where flat parameters may go; unbounded by default.
+    rtol : float, optional
+        Converged where the distance to the solution is below this many standard errors (which are scaled to a loss of
+        ½ a datum, so that the scale of the weights does not matter); 1e-3, and never below 30 eps.
+    evaluate, solve : callables
+        How normal equations are assembled and solved.
+
+    Returns
+    -------
+    State
+        Unchanged if it was done already.
+    """
+    z, unravel = ravel_pytree(state.params)
+    domain = Box(jnp.full_like(z, -jnp.inf), jnp.full_like(z, jnp.inf)) if domain is None else domain
+    first = state.evaluations == 0
+
+    delta = _propose(state, z, domain, solve)
+    trial = jnp.where(first, z, domain.project(z + delta))
+    move = trial - z
+    new = evaluate(lambda v: function(unravel(v)), trial, loss)
+    new_held, new_decrement = _judge(new, trial, domain, solve)
+
+    predicted = -(state.gradient @ move + 0.5 * move @ (state.hessian @ move))
+    actual = state.loss - new.loss
+    ratio = actual / jnp.where(predicted > 0, predicted, jnp.inf)
+    eps = jnp.finfo(z.dtype).eps
+    resolution = 8 * eps * new.loss
+    # below the loss's rounding error the gradient alone can tell which point is the better one
+    finer = (jnp.abs(actual) <= resolution) & (new_decrement < state.decrement)
+    finite = jnp.isfinite(new.loss) & jnp.all(jnp.isfinite(new.gradient)) & jnp.all(jnp.isfinite(new.hessian))
+    accept = finite & (first | (ratio > _WORTH_TAKING) | finer)
+
+    shrink = jnp.where(finer, 1 / 3, jnp.maximum(1 / 3, 1 - (2 * jnp.clip(ratio, 0, 1) - 1) ** 3))
+    moved = State(
+        params=unravel(jnp.where(accept, trial, z)),
+        loss=jnp.where(accept, new.loss, state.loss),
+        gradient=jnp.where(accept, new.gradient, state.gradient),
+        hessian=jnp.where(accept, new.hessian, state.hessian),
+        decrement=jnp.where(accept, new_decrement, state.decrement),
+        held=jnp.where(accept, new_held, state.held),
+        damping=jnp.where(first, state.damping, state.damping * jnp.where(accept, shrink, state.growth)),
+        growth=jnp.where(accept, 2, 2 * state.growth).astype(z.dtype),
+        steps=state.steps + ~first,
+        evaluations=state.evaluations + 1,
+        status=state.status,
+    )
+    status = _status(moved, new, accept, first, finite, _tolerance(moved, new, rtol, eps), resolution)
+    moved = moved._replace(status=status)
+    return jax.tree.map(lambda a, b: jnp.where(state.status == RUNNING, a, b), moved, state)
+
+
+def _propose(state, z, domain, solve):
+    """The damped step, in the domain's basis so that held directions stay where they are."""
+    gradient, hessian, basis = _rotate(state.gradient, state.hessian, domain.basis(z))
+    delta = solve(hessian, -gradient, state.damping, state.held)
+    return delta if basis is None else basis @ delta
+
+
+def _judge(new, z, domain, solve):
+    """Which directions are held at a new point, and the decrement there."""
+    gradient, hessian, _ = _rotate(new.gradient, new.hessian, domain.basis(z))
+    held = domain.outward(z, gradient)
+    tiny = 4 * z.size * jnp.finfo(z.dtype).eps
+    newton = solve(hessian, gradient, tiny, held)
+    return held, jnp.where(held, 0, gradient) @ newton
+
+
+def _rotate(gradient, hessian, basis):
+    if basis is None:
+        return gradient, hessian, None
+    return basis.T @ gradient, basis.T @ hessian @ basis, basis
+
+
+def _tolerance(state, new, rtol, eps):
+    """Largest decrement that counts as converged: rtol² in units of the mean loss, or what rounding can resolve."""
+    rtol = jnp.maximum(1e-3 if rtol is None else rtol, 30 * eps)
+    spare = jnp.maximum(new.count - state.gradient.size, 1)
+    return jnp.maximum(rtol**2 * 2 * state.loss / spare, (16 * eps) ** 2 * new.signal)
+
+
+def _status(state, new, accept, first, finite, tolerance, resolution):
+    converged = (accept & (state.decrement <= tolerance)) | ((state.damping > 1) & (state.decrement <= resolution))
+    # a step that no longer changes the loss, or was refused at every length
+    stalled = ~accept & (state.damping > _LARGEST_DAMPING)
+    status = jnp.where(stalled, STALLED, RUNNING)
+    status = jnp.where(converged, CONVERGED, status)
+    status = jnp.where(first & ~finite, NON_FINITE, status)
+    return jnp.where(first & (new.count == 0), NO_DATA, status).astype(jnp.int32)
+
+
+def run(function, params, *, max_steps=100, **options):
+    """Step until done or `max_steps` trials were made.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(params) → array`` of values, by default residuals.
+    params : pytree of floating-point arrays
+        Where to start, inside the domain.
+    max_steps : int
+    **options
+        Those of `step`.
+
+    Returns
+    -------
+    State
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> state = run(lambda p: jnp.stack([p["a"] - 3.0, 2 * p["a"] * p["b"]]), {"a": 1.0, "b": 1.0})
+    >>> round(float(state.params["a"]), 3)
+    3.0
+    """
+    params = jax.tree.map(jnp.asarray, params)
+    state = jax.lax.while_loop(
+        lambda s: (s.status == RUNNING) & (s.steps < max_steps),
+        lambda s: step(function, s, **options),
+        # the first turn only evaluates; it is inside the loop so that the function is compiled once
+        init(params),
+    )
+    status = jnp.where(state.status == RUNNING, MAX_STEPS, state.status)
+    return state._replace(status=status)

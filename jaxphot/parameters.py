@@ -1,0 +1,235 @@
+"""The vocabulary of parameters: what `n`, `Re` or `PA` mean, their units, bounds and internal coordinates.
+
+A profile or metric is a plain function whose keyword-only arguments are its parameters, annotated with the names made
+here: ``def sersic(r, *, n: SersicIndex, Re: Radius, Ie: Intensity)``.
+"""
+
+import inspect
+import typing
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+INF = float("inf")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What there is to know of one parameter; it holds no value.
+
+    Attributes
+    ----------
+    unit : str
+        As astropy spells it; ``flux`` stands for the image's own unit of data.
+    bounds : (float, float)
+        Lowest and highest value a fit may reach.
+    shape : tuple of int
+        () for a scalar, (2,) for a position.
+    description : str
+        One line for tables and error messages.
+    linear : bool
+        The model's brightness is proportional to it (an amplitude): signed, never logarithmic.
+    coordinate : {"identity", "log", "ratio", "angle"}
+        The coordinate in which a fit steps: `log` for a positive scale. A `ratio` and an `angle` side by side (q and
+        PA) step together as the shear (η₁, η₂) = −ln q · (cos 2PA, sin 2PA) where both are free; else the ratio
+        steps in its logarithm.
+    """
+
+    unit: str = ""
+    bounds: tuple[float, float] = (-INF, INF)
+    shape: tuple[int, ...] = ()
+    description: str = ""
+    linear: bool = False
+    coordinate: str = "identity"
+
+    @property
+    def is_logarithmic(self):
+        """True where the internal coordinate is the logarithm: positive scales, and q when it steps alone."""
+        return self.coordinate in ("log", "ratio")
+
+    def to_internal(self, value):
+        """The coordinate in which solvers step and samplers move (of this parameter alone, not of a shear pair)."""
+        return jnp.log(value) if self.is_logarithmic else jnp.asarray(value)
+
+    def from_internal(self, value):
+        """The inverse of `to_internal`."""
+        return jnp.exp(value) if self.is_logarithmic else jnp.asarray(value)
+
+    def log_jacobian(self, value):
+        """log |d physical / d internal| at an internal value, summed: what turns a density from one to the other."""
+        return jnp.sum(value) if self.is_logarithmic else jnp.zeros((), jnp.result_type(value, float))
+
+
+Center = Annotated[jax.Array, Parameter("arcsec", shape=(2,), description="position (x, y) in the tangent plane")]
+AxisRatio = Annotated[
+    jax.Array,
+    Parameter("", (0.01, 1.0), description="axis ratio b/a", coordinate="ratio"),
+]
+PositionAngle = Annotated[
+    jax.Array,
+    Parameter("rad", description="position angle of the major axis, East of North", coordinate="angle"),
+]
+SersicIndex = Annotated[jax.Array, Parameter("", (0.1, 12.0), description="Sérsic index", coordinate="log")]
+MoffatIndex = Annotated[jax.Array, Parameter("", (0.5, 100.0), description="Moffat's β", coordinate="log")]
+Radius = Annotated[
+    jax.Array,
+    Parameter("arcsec", (0.0, INF), description="radius along the major axis", coordinate="log"),
+]
+Intensity = Annotated[jax.Array, Parameter("flux / arcsec2", description="surface brightness", linear=True)]
+Flux = Annotated[jax.Array, Parameter("flux", description="total flux", linear=True)]
+Gradient = Annotated[
+    jax.Array,
+    Parameter("flux / arcsec3", shape=(2,), description="gradient of surface brightness (x, y)", linear=True),
+]
+
+
+def keyword_parameters(function):
+    """Parameters of a plain function: its keyword-only arguments, with their annotations' `Parameter` if they have one.
+
+    Returns
+    -------
+    dict of Parameter
+        An argument without annotation is a dimensionless unbounded scalar.
+    """
+    signature = inspect.signature(function)
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except (NameError, TypeError):  # annotations that name something out of reach say nothing about units
+        hints = {}
+    return {
+        name: _from_annotation(hints.get(name))
+        for name, argument in signature.parameters.items()
+        if argument.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def _from_annotation(annotation):
+    metadata = getattr(annotation, "__metadata__", ())
+    return next((item for item in metadata if isinstance(item, Parameter)), Parameter())
+
+
+def parameters(model):
+    """Every parameter of a model, with units and bounds.
+
+    Parameters
+    ----------
+    model : model
+        Anything made by `radial`, `scene`, … or a plain function ``f(params, x, y)``, which declares nothing.
+
+    Returns
+    -------
+    dict
+        Nested as the model's own parameters are; the leaves are `Parameter`.
+
+    Examples
+    --------
+    >>> import jaxphot as jp
+    >>> jp.parameters(jp.models.sersic)["n"].bounds
+    (0.1, 12.0)
+    """
+    declared = getattr(model, "parameters", None)
+    if callable(declared):
+        return declared()
+    if callable(model):
+        return {}
+    raise TypeError(f"model: expected a model such as jp.models.sersic, got {type(model).__name__}")
+
+
+def describe(declared, params):
+    """Declared parameters, with a plain `Parameter` of the right shape for each leaf of an undeclared branch."""
+    if isinstance(declared, Parameter):
+        return declared
+    if not isinstance(params, dict):
+        return Parameter(shape=np.shape(params))
+    keys = declared if declared else params
+    return {key: describe(declared.get(key, {}), params[key]) for key in keys if key in params}
+
+
+def with_bounds(parameter, bounds):
+    """The same parameter with other bounds."""
+    return replace(parameter, bounds=bounds)
+
+
+def check_params(declared, params, dtype, *, optional=()):
+    """Canonical parameter tree (arrays of one dtype), or a ValueError that lists all that is wrong with it.
+
+    Parameters
+    ----------
+    declared : dict
+        From `parameters(model)`.
+    params : dict
+        Nested dictionary of numbers or arrays, concrete or traced.
+    dtype : dtype
+        Of the returned leaves.
+    optional : tuple of str
+        Key paths that may be missing.
+
+    Raises
+    ------
+    ValueError
+        Missing, unknown, mis-shaped or non-finite parameters; every key path is named with what was expected.
+    """
+    problems = []
+    tree = _check(declared, params, "", dtype, problems, optional)
+    if problems:
+        raise ValueError("params do not fit the model:\n  " + "\n  ".join(problems))
+    return tree
+
+
+def _check(declared, params, prefix, dtype, problems, optional):
+    if isinstance(declared, Parameter):
+        return _check_leaf(declared, params, prefix, dtype, problems)
+    if not isinstance(params, dict):
+        keys = ", ".join(declared) or "its parameters"
+        problems.append(f"{prefix or 'params'}: expected a dictionary with {keys}, got {type(params).__name__}")
+        return {}
+    join = f"{prefix}." if prefix else ""
+    if not declared:  # a plain function declares nothing: take what is given
+        return {
+            key: _check({} if isinstance(value, dict) else Parameter(shape=np.shape(value)), value,
+                        f"{join}{key}", dtype, problems, optional)
+            for key, value in params.items()
+        }  # fmt: skip
+    for key in params:
+        if key not in declared:
+            problems.append(f"{join}{key}: unknown; the model has {', '.join(declared)}")
+    tree = {}
+    for key, child in declared.items():
+        name = f"{join}{key}"
+        if key in params:
+            tree[key] = _check(child, params[key], name, dtype, problems, optional)
+        else:
+            missing = [path for path, _ in _declared_leaves(child, name) if path not in optional]
+            problems.extend(f"{path}: missing; expected {_expectation(child, path, name)}" for path in missing)
+    return tree
+
+
+def _declared_leaves(declared, prefix):
+    if isinstance(declared, Parameter):
+        return [(prefix, declared)]
+    return [pair for key, child in declared.items() for pair in _declared_leaves(child, f"{prefix}.{key}")]
+
+
+def _expectation(declared, path, prefix):
+    parameter = dict(_declared_leaves(declared, prefix))[path]
+    kind = f"shape {parameter.shape}" if parameter.shape else "a scalar"
+    return ", ".join(text for text in (parameter.description, parameter.unit, kind) if text)
+
+
+def _check_leaf(parameter, value, name, dtype, problems):
+    try:
+        array = jnp.asarray(value, dtype=dtype)
+    except (TypeError, ValueError):
+        problems.append(f"{name}: expected a number or an array, got {type(value).__name__}")
+        return jnp.zeros(parameter.shape, dtype)
+    if array.shape != parameter.shape:
+        problems.append(
+            f"{name}: expected shape {parameter.shape}, got {array.shape}"
+            + ("; a leading axis of many images is for fit_batch or jax.vmap" if array.ndim > len(parameter.shape) else "")
+        )
+    elif not isinstance(array, jax.core.Tracer) and not np.all(np.isfinite(array)):
+        problems.append(f"{name}: expected finite values, got {np.asarray(array)}")
+    return array

@@ -1,0 +1,72 @@
+"""Frozen dataclasses as pytrees, and nested dictionaries of parameters as trees with readable key paths."""
+
+import dataclasses
+from typing import dataclass_transform
+
+import jax
+
+
+def static_field(**kwargs):
+    """Mark a dataclass field as part of the pytree's structure (hashable, compared by `jit`) rather than a leaf."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, static_field))
+def pytree(cls):
+    """Make a class a frozen dataclass whose fields are pytree leaves, except those made by `static_field`.
+
+    Equality and hash are by identity: comparing two arrays has no single answer.
+    """
+    cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    static = [f.name for f in dataclasses.fields(cls) if f.metadata.get("static", False)]
+    leaves = [f.name for f in dataclasses.fields(cls) if f.name not in static]
+    return jax.tree_util.register_dataclass(cls, data_fields=leaves, meta_fields=static)
+
+
+def is_concrete(*trees):
+    """True where no leaf is a tracer: only then can values be checked."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def leaves_with_names(tree, prefix=""):
+    """Pairs (key path such as ``galaxy.n``, leaf) of a nested dictionary, keys sorted as `jax.tree` sorts them."""
+    if not isinstance(tree, dict):
+        return [(prefix, tree)]
+    join = f"{prefix}." if prefix else ""
+    return [pair for key in sorted(tree) for pair in leaves_with_names(tree[key], f"{join}{key}")]
+
+
+def map_named(function, tree, *rest, prefix=""):
+    """Apply ``function(name, leaf, *other_leaves)`` to a nested dictionary; the others may lack keys (then None)."""
+    if not isinstance(tree, dict):
+        return function(prefix, tree, *rest)
+    join = f"{prefix}." if prefix else ""
+    children = {
+        key: [other.get(key) if isinstance(other, dict) else None for other in rest] for key in tree
+    }
+    return {key: map_named(function, tree[key], *children[key], prefix=f"{join}{key}") for key in tree}
+
+
+def update(base, changes):
+    """A copy of a nested dictionary with the leaves of another put in; branches that `base` lacks are added."""
+    if not (isinstance(base, dict) and isinstance(changes, dict)):
+        return changes
+    return {**base, **{key: update(base.get(key), value) for key, value in changes.items()}}
+
+
+def drop(tree, names):
+    """A nested dictionary without the leaves that carry one of the given key paths; empty branches go too."""
+    return _drop(tree, set(names), "")
+
+
+def _drop(tree, names, prefix):
+    kept = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            value = _drop(value, names, f"{name}.")
+            if value:
+                kept[key] = value
+        elif name not in names:
+            kept[key] = value
+    return kept

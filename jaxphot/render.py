@@ -1,0 +1,161 @@
+"""Model and parameters and image → pixels."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxphot.convolution import Optics, collect, make_optics
+from jaxphot.image import Image
+from jaxphot.models.combinators import check_model, components, kind
+from jaxphot.parameters import check_params, parameters
+from jaxphot.pytree import pytree, static_field
+from jaxphot.sampling import Cells, check_sampling, quad
+
+DEFAULT_SAMPLING = quad(5)
+
+
+@pytree
+class Prepared:
+    """What rendering needs of an image and does not change with the parameters; made by `prepare`.
+
+    Attributes
+    ----------
+    transform : transform
+    cells : Cells
+        The pixels' sensitive footprints.
+    area : array
+        Of every footprint, arcsec².
+    optics : Optics or None
+        For images with a PSF.
+    sampling : rule
+        Static.
+    """
+
+    transform: object
+    cells: Cells
+    area: jax.Array
+    optics: Optics | None
+    sampling: object = static_field()
+
+
+def prepare(image, sampling=DEFAULT_SAMPLING):
+    """Do once what rendering would repeat: pixel grids, areas, the PSF's Fourier transform.
+
+    Parameters
+    ----------
+    image : Image
+    sampling : rule
+        Such as ``sampling.quad(3)``.
+
+    Returns
+    -------
+    Prepared
+    """
+    check_sampling(sampling)
+    (li, lj), scale = image.transform.footprint
+    start = jnp.stack([jnp.asarray(li, image.dtype), jnp.asarray(lj, image.dtype)])
+    size = jnp.stack([jnp.asarray(side, image.dtype) for side in scale])
+    cells = Cells(image.transform.whole, start, size, tuple(image.shape))
+    optics = None
+    if image.psf is not None:
+        optics = make_optics(image.psf, image.transform, image.shape, image.dtype)
+    return Prepared(image.transform, cells, cells.area(), optics, sampling)
+
+
+def apply(prepared, model, params):
+    """The model's image, from what `prepare` made: pure, for use inside one's own jitted code.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    model : model
+    params : dict
+
+    Returns
+    -------
+    (ny, nx) array
+
+    Raises
+    ------
+    ValueError
+        A point source, but no PSF to draw it with.
+    """
+    pairs = components(model, params)
+    extended = [pair for pair in pairs if kind(pair[0]) == "extended"]
+    backgrounds = [pair for pair in pairs if kind(pair[0]) == "background"]
+    points = [pair for pair in pairs if kind(pair[0]) == "point"]
+    if points and prepared.optics is None:
+        raise ValueError("model: it has a point source, but the image has no PSF to draw it with; pass psf=")
+    image = jnp.zeros(prepared.cells.shape, prepared.area.dtype)
+    if prepared.optics is None:
+        backgrounds = extended + backgrounds
+    elif extended or points:
+        light = _add_up(prepared.sampling, extended, prepared.optics.cells)
+        image = collect(prepared.optics, light, [_star(prepared.transform, *pair) for pair in points])
+    if backgrounds:
+        image = image + _add_up(prepared.sampling, backgrounds, prepared.cells) * prepared.area
+    return image
+
+
+def _add_up(sampling, pairs, cells):
+    values = [sampling(model, params, cells) for model, params in pairs]
+    return sum(values[1:], values[0]) if values else None
+
+
+def _star(transform, model, params):
+    center, flux = model.position_and_flux(params)
+    return (*transform.plane_to_pixel(center[0], center[1]), flux)
+
+
+def render(model, params, image, sampling=DEFAULT_SAMPLING):
+    """The image that a model with given parameters makes: what is compared with the data.
+
+    Parameters
+    ----------
+    model : model
+    params : dict
+        Nested as ``parameters(model)``; numbers or arrays.
+    image : Image
+        Gives shape, transform and PSF; its data are not used.
+    sampling : rule
+        How pixels are integrated, such as ``sampling.quad(3)``.
+
+    Returns
+    -------
+    (ny, nx) array
+        Flux in each pixel's sensitive area.
+
+    Raises
+    ------
+    ValueError
+        Parameters that do not fit the model (every key path is listed); a point source but no PSF.
+
+    Examples
+    --------
+    >>> import numpy as np, jaxphot as jp
+    >>> image = jp.make_image(np.zeros((9, 9)), std=1.0, pixelscale=0.5)
+    >>> float(render(jp.models.flat_sky, {"I0": 4.0}, image)[0, 0])
+    1.0
+    """
+    check_model(model)
+    check_sampling(sampling)
+    check_image(image)
+    params = check_params(parameters(model), params, image.dtype)
+    return _render(model, params, image, sampling)
+
+
+@partial(jax.jit, static_argnames=("model", "sampling"))
+def _render(model, params, image, sampling):
+    return apply(prepare(image, sampling), model, params)
+
+
+def check_image(image):
+    """Refuse what is not one Image; a stack is for `fit_batch` or `jax.vmap`."""
+    if not isinstance(image, Image):
+        raise TypeError(f"image: expected an Image made by make_image or read_fits, got {type(image).__name__}")
+    if image.data.ndim != 2:
+        raise ValueError(
+            f"image: expected one image, got a stack with data of shape {image.data.shape};"
+            " use fit_batch, or jax.vmap over it"
+        )
