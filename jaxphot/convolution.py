@@ -77,7 +77,7 @@ def make_optics(psf, transform, shape, dtype):
     (li, lj), (si, sj) = transform.footprint
     collect = _collection(fy, k, lj, sj) * _collection(fx, k, li, si)
     stars = stamp * collect
-    extended = stars / (jnp.sinc(fy) * jnp.sinc(fx)) if psf.integrated else stars
+    extended = stars / (jnp.sinc(fy) * jnp.sinc(fx)).astype(stars.dtype) if psf.integrated else stars
     return Optics(cells, cells.area(), extended, stars, tuple(shape), pad, k, fft_shape)
 
 
@@ -90,8 +90,13 @@ def _frequencies(fft_shape, k, dtype):
 
 def _phase(turns_y, turns_x):
     """exp(2πi (turns_y + turns_x)) as a product of two vectors, with angles reduced before they are rounded."""
-    vectors = [jnp.exp(2j * jnp.pi * (turns - jnp.round(turns))) for turns in (turns_y, turns_x)]
+    vectors = [_rotation(turns - jnp.round(turns)) for turns in (turns_y, turns_x)]
     return vectors[0] * vectors[1]
+
+
+def _rotation(turns):
+    """exp(2πi turns)."""
+    return jax.lax.complex(jnp.cos(2 * jnp.pi * turns), jnp.sin(2 * jnp.pi * turns))
 
 
 def _collection(f, k, loc, scale):
@@ -99,8 +104,8 @@ def _collection(f, k, loc, scale):
 
     For a whole pixel this is the sum over its k cells, exactly: sin(πkf) / sin(πf).
     """
-    turns = f * ((k - 1) / 2 + loc * k)
-    return jnp.exp(2j * jnp.pi * turns) * (scale * k) * jnp.sinc(f * (scale * k)) / jnp.sinc(f)
+    rotation = _rotation(f * ((k - 1) / 2 + loc * k))
+    return rotation * ((scale * k) * jnp.sinc(f * (scale * k)) / jnp.sinc(f)).astype(rotation.dtype)
 
 
 def collect(optics, brightness, stars):
@@ -138,7 +143,7 @@ def _star_spectrum(optics, i, j, flux):
     i, j = jnp.where(inside, i, 0), jnp.where(inside, j, 0)
     fy, fx = _frequencies(optics.fft_shape, k, jnp.result_type(i))
     cell_i, cell_j = (i + (pad + 0.5)) * k - 0.5, (j + (pad + 0.5)) * k - 0.5
-    return jnp.where(inside, flux, 0) * _phase(-fy * cell_j, -fx * cell_i)
+    return jnp.where(inside, flux, 0).astype(optics.stars.dtype) * _phase(-fy * cell_j, -fx * cell_i)
 
 
 def _fold(spectrum, k, fft_shape):

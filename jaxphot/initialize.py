@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -160,17 +161,17 @@ class _Pixels:
     """The data as float64 NumPy, with the geometry needed to measure sources."""
 
     def __init__(self, image):
+        image = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), image)  # NumPy throughout: nothing to compile
         self.transform = image.transform
-        self.good = ~np.asarray(image.mask)
-        self.data = np.where(self.good, np.asarray(image.data, np.float64), 0.0)
-        area = np.broadcast_to(np.asarray(image.pixel_area_map, np.float64), image.shape)
-        self.brightness = self.data / area
-        ivar = np.where(self.good, np.asarray(image.ivar, np.float64), 0.0)
-        self.noise = np.where(self.good, 1 / np.sqrt(np.where(ivar > 0, ivar, 1)), 0) / area
+        self.good = (image.ivar > 0) & np.isfinite(image.data)
+        self.data = np.where(self.good, image.data, 0.0)
         ny, nx = image.shape
         self.j, self.i = np.mgrid[:ny, :nx].astype(float)
-        x, y = image.transform.pixel_to_plane(*(jnp.asarray(grid, image.dtype) for grid in (self.i, self.j)))
-        self.x, self.y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        area = np.broadcast_to(image.transform.pixel_area(self.i, self.j), image.shape)
+        self.brightness = self.data / area
+        ivar = np.where(self.good, image.ivar, 0.0)
+        self.noise = np.where(self.good, 1 / np.sqrt(np.where(ivar > 0, ivar, 1)), 0) / area
+        self.x, self.y = image.transform.pixel_to_plane(self.i, self.j)
         self.scale = float(np.sqrt(np.median(area)))
         self.psf_moments = _psf_moments(image.psf)
         self.sky = self._sky()
@@ -258,13 +259,10 @@ class _Pixels:
         return r50 * 1.05, np.log10(r80 / r20), float(growth[-1] * 1.05), lambda r: float(np.interp(r, middle, values))
 
     def _to_plane(self, i, j):
-        dtype = self.transform.crval.dtype
-        x, y = self.transform.pixel_to_plane(jnp.asarray(i, dtype), jnp.asarray(j, dtype))
-        return np.asarray([float(x), float(y)])
+        return np.asarray(self.transform.pixel_to_plane(np.float64(i), np.float64(j)))
 
     def _to_pixel(self, center):
-        dtype = self.transform.crval.dtype
-        i, j = self.transform.plane_to_pixel(jnp.asarray(center[0], dtype), jnp.asarray(center[1], dtype))
+        i, j = self.transform.plane_to_pixel(np.float64(center[0]), np.float64(center[1]))
         return float(i), float(j)
 
     def _jacobian(self, i, j):

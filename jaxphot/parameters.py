@@ -220,11 +220,11 @@ def _expectation(declared, path, prefix):
 
 
 def _check_leaf(parameter, value, name, dtype, problems):
-    try:
-        array = jnp.asarray(value, dtype=dtype)
+    try:  # NumPy where it can be: nothing is compiled before the fit itself
+        array = value.astype(dtype) if isinstance(value, jax.core.Tracer) else np.asarray(value, dtype)
     except (TypeError, ValueError):
         problems.append(f"{name}: expected a number or an array, got {type(value).__name__}")
-        return jnp.zeros(parameter.shape, dtype)
+        return np.zeros(parameter.shape, dtype)
     if array.shape != parameter.shape:
         problems.append(
             f"{name}: expected shape {parameter.shape}, got {array.shape}"

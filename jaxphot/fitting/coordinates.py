@@ -30,12 +30,16 @@ class Coordinates:
         A scalar each.
     pairs : tuple of (int, int)
         Positions of (q, PA) that step as a shear.
+    radii : tuple of (int, int)
+        Positions of (a radius along the major axis, the q beside it): the internal one is that of the circle with the
+        same area, Re √q, which a change of shape leaves alone. In the radius itself the model has an edge at q = 1.
     """
 
     names: tuple
     paths: tuple
     logarithmic: tuple
     pairs: tuple
+    radii: tuple
 
     @property
     def size(self):
@@ -67,15 +71,19 @@ class Coordinates:
             # never exactly round: there the position angle's derivative would vanish for good
             size = jnp.maximum(-jnp.log(physical[q]), _roundest(physical.dtype))
             z = z.at[q].set(size * jnp.cos(2 * physical[pa])).at[pa].set(size * jnp.sin(2 * physical[pa]))
+        for radius, q in self.radii:
+            z = z.at[radius].add(0.5 * jnp.log(physical[q]))
         return z
 
     def from_internal(self, z):
         """Physical vector; position angles of shears in [0, π)."""
         physical = self._where_logarithmic(z, jnp.exp)
+        sizes = {q: jnp.hypot(z[q], z[pa]) for q, pa in self.pairs}
+        for radius, q in self.radii:
+            physical = physical.at[radius].multiply(jnp.exp(0.5 * sizes[q]))
         for q, pa in self.pairs:
-            size = jnp.hypot(z[q], z[pa])
             angle = 0.5 * jnp.arctan2(z[pa], z[q])
-            physical = physical.at[q].set(jnp.exp(-size)).at[pa].set(jnp.where(angle < 0, angle + jnp.pi, angle))
+            physical = physical.at[q].set(jnp.exp(-sizes[q])).at[pa].set(jnp.where(angle < 0, angle + jnp.pi, angle))
         return physical
 
     def _where_logarithmic(self, vector, function):
@@ -162,14 +170,26 @@ def make_coordinates(described, fixed, bounded):
         first[path] = len(names)
         names.extend(scalar_names(path, parameter.shape))
         logarithmic.extend([parameter.is_logarithmic] * int(np.prod(parameter.shape)))
-    pairs = []
+    pairs, radii = [], []
     for path, parameter in free:
         angle = _partner(path, parameter, free)
         if angle is not None and angle not in bounded:
             pairs.append((first[path], first[angle]))
             logarithmic[first[path]] = False
+            radii.extend((first[radius], first[path]) for radius in _radii_beside(path, free, bounded))
     paths = tuple((path, parameter.shape) for path, parameter in free)
-    return Coordinates(tuple(names), paths, tuple(logarithmic), tuple(pairs))
+    return Coordinates(tuple(names), paths, tuple(logarithmic), tuple(pairs), tuple(radii))
+
+
+def _radii_beside(path, free, bounded):
+    """Free logarithmic lengths in the same dictionary, but for those that the user bounds (or a default does)."""
+    branch = path.rpartition(".")[0]
+    return [
+        other
+        for other, parameter in free
+        if other.rpartition(".")[0] == branch and not parameter.shape and other not in bounded
+        and (parameter.unit, parameter.coordinate, parameter.bounds) == ("arcsec", "log", (0.0, float("inf")))
+    ]  # fmt: skip
 
 
 def _partner(path, parameter: Parameter, free):

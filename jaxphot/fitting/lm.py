@@ -15,7 +15,7 @@ from jaxphot.likelihood import Terms
 CONVERGED, MAX_STEPS, STALLED, SINGULAR, NON_FINITE, NO_DATA = range(6)
 RUNNING = -1
 
-_FIRST_DAMPING = 1e-3
+_FIRST_DAMPING = 0.03
 _LARGEST_DAMPING = 1e12
 _WORTH_TAKING = 1e-4  # smallest ratio of actual to predicted decrease that is accepted
 
@@ -34,6 +34,8 @@ class State(NamedTuple):
         distance to the solution in standard errors.
     held : (P,) bool
         Directions (of the domain's basis) at a bound that the gradient would cross.
+    rounding : scalar
+        Error of the loss in this dtype.
     damping, growth : scalars
         Marquardt's λ, and what the next rejection multiplies it by.
     steps, evaluations, status : int scalars
@@ -45,6 +47,7 @@ class State(NamedTuple):
     hessian: jax.Array
     decrement: jax.Array
     held: jax.Array
+    rounding: jax.Array
     damping: jax.Array
     growth: jax.Array
     steps: jax.Array
@@ -77,11 +80,16 @@ def half_squares(value):
 
 
 class Evaluation(NamedTuple):
-    """Loss and its normal equations at a point, the sum of weights > 0, and Σ weight · value²."""
+    """Loss and its normal equations at a point.
+
+    `rounding` is the error of the loss in this dtype, `count` the number of values with weight > 0, `signal` their
+    Σ weight · value².
+    """
 
     loss: jax.Array
     gradient: jax.Array
     hessian: jax.Array
+    rounding: jax.Array
     count: jax.Array
     signal: jax.Array
 
@@ -109,10 +117,12 @@ def normal_equations(function, z, loss):
     weight = terms.weight.reshape(-1)
     weighted = columns * jnp.sqrt(weight)[None, :]
     exact = jax.lax.Precision.HIGHEST  # accelerators would multiply in less than float32
+    total = jnp.sum(terms.loss)
     return Evaluation(
-        jnp.sum(terms.loss),
+        total,
         jnp.matmul(columns, terms.gradient.reshape(-1), precision=exact),
         jnp.matmul(weighted, weighted.T, precision=exact),
+        8 * jnp.finfo(z.dtype).eps * total,
         jnp.sum(weight > 0, dtype=z.dtype),
         jnp.sum((value.reshape(-1) * jnp.sqrt(weight)) ** 2),
     )
@@ -131,7 +141,7 @@ def solve_scaled(hessian, rhs, damping, held):
     scale = jnp.where(active, 1 / jnp.sqrt(jnp.where(active, diagonal, 1)), 0)
     eye = jnp.eye(rhs.size, dtype=rhs.dtype)
     matrix = hessian * scale[:, None] * scale[None, :]
-    matrix = matrix + eye * jnp.where(active, damping, 1)
+    matrix = matrix + eye * jnp.where(active, damping, 1)[:, None]
     factor = jax.scipy.linalg.cho_factor(matrix, lower=True)
     return scale * jax.scipy.linalg.cho_solve(factor, scale * rhs)
 
@@ -157,6 +167,7 @@ def init(params):
         hessian=jnp.eye(z.size, dtype=z.dtype),
         decrement=scalar + jnp.inf,
         held=jnp.zeros(z.shape, bool),
+        rounding=scalar,
         damping=scalar + _FIRST_DAMPING,
         growth=scalar + 2,
         steps=count,
@@ -165,7 +176,17 @@ def init(params):
     )
 
 
-def step(function, state, *, loss=half_squares, domain=None, rtol=None, evaluate=normal_equations, solve=solve_scaled):
+def step(
+    function,
+    state,
+    *,
+    loss=half_squares,
+    domain=None,
+    rtol=None,
+    amplitudes=None,
+    evaluate=normal_equations,
+    solve=solve_scaled,
+):
     """One trial: propose, evaluate, accept or reject, judge.
 
     Parameters
@@ -180,6 +201,8 @@ def step(function, state, *, loss=half_squares, domain=None, rtol=None, evaluate
     rtol : float, optional
         Converged where the distance to the solution is below this many standard errors (which are scaled to a loss of
         ½ a datum, so that the scale of the weights does not matter); 1e-3, and never below 30 eps.
+    amplitudes : Amplitudes, optional
+        Parameters in which the values are linear, under a quadratic loss: solved exactly at every trial.
     evaluate, solve : callables
         How normal equations are assembled and solved.
 
@@ -192,23 +215,26 @@ def step(function, state, *, loss=half_squares, domain=None, rtol=None, evaluate
     domain = Box(jnp.full_like(z, -jnp.inf), jnp.full_like(z, jnp.inf)) if domain is None else domain
     first = state.evaluations == 0
 
-    delta = _propose(state, z, domain, solve)
+    damping = state.damping if amplitudes is None else amplitudes.damping(state.damping, z.size)
+    delta = _propose(state, z, domain, damping, solve)
     trial = jnp.where(first, z, domain.project(z + delta))
     move = trial - z
+    predicted = -(state.gradient @ move + 0.5 * move @ (state.hessian @ move))
     new = evaluate(lambda v: function(unravel(v)), trial, loss)
+    if amplitudes is not None:
+        trial, new = amplitudes.resolve(trial, new, domain.lower, domain.upper)
     new_held, new_decrement = _judge(new, trial, domain, solve)
 
-    predicted = -(state.gradient @ move + 0.5 * move @ (state.hessian @ move))
     actual = state.loss - new.loss
     ratio = actual / jnp.where(predicted > 0, predicted, jnp.inf)
     eps = jnp.finfo(z.dtype).eps
-    resolution = 8 * eps * new.loss
+    resolution = jnp.maximum(new.rounding, state.rounding)
     # below the loss's rounding error the gradient alone can tell which point is the better one
     finer = (jnp.abs(actual) <= resolution) & (new_decrement < state.decrement)
     finite = jnp.isfinite(new.loss) & jnp.all(jnp.isfinite(new.gradient)) & jnp.all(jnp.isfinite(new.hessian))
     accept = finite & (first | (ratio > _WORTH_TAKING) | finer)
 
-    shrink = jnp.where(finer, 1 / 3, jnp.maximum(1 / 3, 1 - (2 * jnp.clip(ratio, 0, 1) - 1) ** 3))
+    shrink = jnp.where(finer, 0.03, jnp.maximum(0.03, 1 - (2 * jnp.clip(ratio, 0, 1) - 1) ** 3))
     moved = State(
         params=unravel(jnp.where(accept, trial, z)),
         loss=jnp.where(accept, new.loss, state.loss),
@@ -216,9 +242,10 @@ def step(function, state, *, loss=half_squares, domain=None, rtol=None, evaluate
         hessian=jnp.where(accept, new.hessian, state.hessian),
         decrement=jnp.where(accept, new_decrement, state.decrement),
         held=jnp.where(accept, new_held, state.held),
+        rounding=jnp.where(accept, new.rounding, state.rounding),
         damping=jnp.where(first, state.damping, state.damping * jnp.where(accept, shrink, state.growth)),
         growth=jnp.where(accept, 2, 2 * state.growth).astype(z.dtype),
-        steps=state.steps + ~first,
+        steps=state.steps + jnp.where(first, 0, 1),
         evaluations=state.evaluations + 1,
         status=state.status,
     )
@@ -227,10 +254,10 @@ def step(function, state, *, loss=half_squares, domain=None, rtol=None, evaluate
     return jax.tree.map(lambda a, b: jnp.where(state.status == RUNNING, a, b), moved, state)
 
 
-def _propose(state, z, domain, solve):
+def _propose(state, z, domain, damping, solve):
     """The damped step, in the domain's basis so that held directions stay where they are."""
     gradient, hessian, basis = _rotate(state.gradient, state.hessian, domain.basis(z))
-    delta = solve(hessian, -gradient, state.damping, state.held)
+    delta = solve(hessian, -gradient, damping, state.held)
     return delta if basis is None else basis @ delta
 
 
@@ -251,7 +278,7 @@ def _rotate(gradient, hessian, basis):
 
 def _tolerance(state, new, rtol, eps):
     """Largest decrement that counts as converged: rtol² in units of the mean loss, or what rounding can resolve."""
-    rtol = jnp.maximum(1e-3 if rtol is None else rtol, 30 * eps)
+    rtol = jnp.maximum(jnp.asarray(1e-3 if rtol is None else rtol, state.loss.dtype), 30 * eps)
     spare = jnp.maximum(new.count - state.gradient.size, 1)
     return jnp.maximum(rtol**2 * 2 * state.loss / spare, (16 * eps) ** 2 * new.signal)
 

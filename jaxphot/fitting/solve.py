@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxphot.fitting import lm
-from jaxphot.fitting.coordinates import Coordinates, make_coordinates
+from jaxphot.fitting.amplitudes import find_amplitudes
+from jaxphot.fitting.coordinates import make_coordinates
 from jaxphot.image import crop
-from jaxphot.likelihood import Poisson, check_likelihood, gaussian
+from jaxphot.likelihood import Gaussian, Poisson, check_likelihood, gaussian
 from jaxphot.models.combinators import check_model
 from jaxphot.parameters import check_params, describe, parameters
 from jaxphot.pytree import is_concrete, leaves_with_names, pytree, static_field, update
@@ -152,11 +153,11 @@ def fit(
     _check_number("max_steps", max_steps, 0)
     if rtol is not None:
         _check_number("rtol", rtol, 0)
-    start, coordinates, lower, upper = _problem(model, params, fixed, bounds, image.dtype)
-    rtol = jnp.asarray(1e-3 if rtol is None else rtol, image.dtype)
+    start, coordinates, limits = _problem(model, params, fixed, bounds, image.dtype)
+    rtol = 1e-3 if rtol is None else rtol
     return _fit(
         model, coordinates, likelihood, sampling, bool(scale_covariance),
-        start, image, lower, upper, rtol, jnp.asarray(max_steps, jnp.int32),
+        start, image, limits, rtol, max_steps,
     )  # fmt: skip
 
 
@@ -171,7 +172,7 @@ def _check_gain(likelihood, image):
 
 
 def _problem(model, params, fixed, bounds, dtype):
-    """Canonical start, coordinates, and flat physical bounds of the free scalars."""
+    """Canonical start, coordinates, and (lower, upper) of every free parameter by key path."""
     declared = parameters(model)
     fixed = {} if fixed is None else fixed
     values = _fixed_values(fixed, params)
@@ -184,11 +185,8 @@ def _problem(model, params, fixed, bounds, dtype):
     _check_inside(start, limits, fixed_names)
     bounded = [name for name, (_, _, is_users) in limits.items() if is_users]
     coordinates = make_coordinates(described, fixed_names, bounded)
-    sides = [
-        jnp.concatenate([limits[path][side].ravel() for path, _ in coordinates.paths] or [jnp.zeros(0, dtype)])
-        for side in (0, 1)
-    ]
-    return start, coordinates, *sides
+    free = {path: limits[path][:2] for path, _ in coordinates.paths}
+    return start, coordinates, free
 
 
 def _fixed_values(fixed, params):
@@ -226,7 +224,7 @@ def _limits(bounds, described, dtype):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise ValueError(f"bounds: {name} expects (lowest, highest), got {pair!r}")
         try:
-            low, high = (jnp.broadcast_to(jnp.asarray(side, dtype), parameter.shape) for side in pair)
+            low, high = (_side(side, parameter.shape, dtype) for side in pair)
         except (TypeError, ValueError):
             raise ValueError(f"bounds: {name} expects numbers or shape {parameter.shape}, got {pair!r}") from None
         if is_concrete(low, high):
@@ -238,6 +236,13 @@ def _limits(bounds, described, dtype):
                 raise ValueError(f"bounds: {name} is an axis ratio in (0, 1], got {pair!r}")
         limits[name] = (low, high, name in users)
     return limits
+
+
+def _side(value, shape, dtype):
+    """One side of a pair of bounds as an array; NumPy if it is concrete, so that nothing is compiled for it."""
+    if is_concrete(value):
+        return np.broadcast_to(np.asarray(value, dtype), shape)
+    return jnp.broadcast_to(jnp.asarray(value, dtype), shape)
 
 
 def _check_inside(start, limits, fixed_names):
@@ -255,7 +260,7 @@ def _check_inside(start, limits, fixed_names):
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _fit(model, coordinates, likelihood, sampling, scale_covariance, start, image, lower, upper, rtol, max_steps):
+def _fit(model, coordinates, likelihood, sampling, scale_covariance, start, image, limits, rtol, max_steps):
     prepared = prepare(image, sampling)
     loss = partial(likelihood.terms, image=image)
     good = jnp.sum(~image.mask, dtype=jnp.int32)
@@ -267,10 +272,12 @@ def _fit(model, coordinates, likelihood, sampling, scale_covariance, start, imag
         free = coordinates.unflatten(coordinates.from_internal(z))
         return apply(prepared, model, update(start, free))
 
-    domain = coordinates.domain(lower, upper)
+    sides = [jnp.concatenate([jnp.ravel(limits[path][side]) for path, _ in coordinates.paths]) for side in (0, 1)]
+    domain = coordinates.domain(*sides)
     free_start = coordinates.flatten(_take(start, coordinates.paths))
     z = domain.project(coordinates.to_internal(free_start))
-    state = lm.run(function, z, max_steps=max_steps, loss=loss, domain=domain, rtol=rtol)
+    amplitudes = find_amplitudes(model, coordinates) if isinstance(likelihood, Gaussian) else None
+    state = lm.run(function, z, max_steps=max_steps, loss=loss, domain=domain, rtol=rtol, amplitudes=amplitudes)
     # directions of a basis that is not the axes are held; both of their parameters then are
     covariance, undetermined, is_round = _covariance(state, coordinates, domain)
     if scale_covariance:
