@@ -3,6 +3,8 @@
 import dataclasses
 import inspect
 import json
+import math
+from functools import cache
 from pathlib import Path
 
 import astropy.units as u
@@ -58,8 +60,8 @@ def to_table(fit, ids=None, *, model=None, zeropoint=None, unit=""):
     >>> import numpy as np, jaxphot as jp
     >>> image = jp.make_image(np.full((8, 8), 3.0), std=1.0)
     >>> table = to_table(jp.fit(jp.models.flat_sky, {"I0": 0.0}, image), "sky-1")
-    >>> table.colnames[:3], table["I0"].unit.to_string(), table["message"][0]
-    (['id', 'I0', 'I0_err'], '1 / arcsec2', 'converged')
+    >>> table.colnames[:3], table["I0"].unit.to_string(), table["message"].tolist()
+    (['id', 'I0', 'I0_err'], '1 / arcsec2', ['converged'])
     """
     single = _check_fit(fit)
     if single:
@@ -75,14 +77,13 @@ def to_table(fit, ids=None, *, model=None, zeropoint=None, unit=""):
     if ids is not None:
         table["id"] = _check_ids(ids, count, single)
     for name, leaf in leaves_with_names(fit.params):
+        values = _columns(name, leaf, nothing)
+        of_errors = _columns(name, errors[name], nothing) if name in errors else {}
         leaf_unit = _unit(name, units, flux_unit)
-        values = _columns(name, leaf)
         for key, column in values.items():
-            error = _columns(name, errors[name])[key] if name in errors else None
-            column = np.where(nothing, column.dtype.type(np.nan), column)
-            _add(table, key, column, error, leaf_unit)
+            _add(table, key, column, of_errors.get(key), leaf_unit)
             if magnitude is not None:
-                _add_magnitude(table, key, column, error, magnitude, _declared_unit(name, units))
+                _add_magnitude(table, key, column, of_errors.get(key), magnitude, _declared_unit(name, units))
     table["chi2"] = np.asarray(fit.chi2) * u.one
     for name in ("dof", "steps", "status"):
         table[name] = np.asarray(getattr(fit, name))
@@ -120,13 +121,14 @@ def _check_zeropoint(zeropoint, count):
     return zeropoint
 
 
-def _columns(name, leaf):
-    """Scalar columns by name of a leaf with a leading axis."""
+def _columns(name, leaf, blank):
+    """Scalar columns by name of a leaf with a leading axis, NaN in rows where `blank`."""
     leaf = np.asarray(leaf)
-    flat = leaf.reshape(len(leaf), -1)
+    flat = np.where(blank[:, None], leaf.dtype.type(np.nan), leaf.reshape(len(leaf), -1))
     return {key: flat[:, n] for n, key in enumerate(scalar_names(name, leaf.shape[1:]))}
 
 
+@cache
 def _vocabulary():
     """Units of all parameters that jaxphot's own functions have, by name; those of two meanings are left out."""
     units = {}
@@ -152,10 +154,10 @@ def _unit(name, declared, flux_unit):
             unit = u.Unit(text)
     except (ValueError, TypeError) as error:
         raise ValueError(f"model: the unit of {name}, {text!r}, is none that astropy knows: {error}") from None
-    powers = [
-        (flux_unit if base is _FLUX else base) ** power for base, power in zip(unit.bases, unit.powers, strict=True)
-    ]
-    return np.prod([u.Unit(unit.scale), *powers])
+    pairs = zip(unit.bases, unit.powers, strict=True)
+    return math.prod(
+        [(flux_unit if base is _FLUX else base) ** power for base, power in pairs], start=u.Unit(unit.scale)
+    )
 
 
 def _add(table, key, column, error, unit):
@@ -179,12 +181,12 @@ def _add_magnitude(table, key, column, error, zeropoint, unit):
 
 def _at_bound(fit, count):
     """Names of the parameters held at a bound, in one string a row; "none" rather than nothing, which ECSV masks."""
-    names, held = [], []
+    rows = [[] for _ in range(count)]
     for name, leaf in leaves_with_names(fit.at_bound) if fit.at_bound else ():
-        columns = _columns(name, leaf)
-        names.extend(columns)
-        held.extend(columns.values())
-    rows = [[name for name, column in zip(names, held, strict=True) if column[row]] for row in range(count)]
+        held = np.asarray(leaf).reshape(count, -1)
+        for number, key in enumerate(scalar_names(name, np.shape(leaf)[1:])):
+            for row in np.flatnonzero(held[:, number]):
+                rows[row].append(key)
     return [", ".join(row) or "none" for row in rows]
 
 
@@ -226,7 +228,8 @@ def save_fit(path, fit, overwrite=False):
     arrays = [np.asarray(value)[None] if single else np.asarray(value) for _, value in leaves]
     # an array without elements is in the description only: neither format has columns for it
     described = [[list(keys), a.dtype.name, list(a.shape[1:])] for (keys, _), a in zip(leaves, arrays, strict=True)]
-    meta = {"format": _FORMAT, "version": 1, "single": single, "static": static, "leaves": described}
+    count = len(np.atleast_1d(fit.status))
+    meta = {"format": _FORMAT, "single": single, "count": count, "static": static, "leaves": described}
     columns = {".".join(keys): a for (keys, _), a in zip(leaves, arrays, strict=True) if a.size}
     with written_at_once(path, overwrite) as temporary:
         (_write_fits if kind == "FITS" else _write_ecsv)(temporary, columns, json.dumps(meta))
@@ -243,21 +246,22 @@ def _file_kind(path):
 
 
 def _leaves(tree, keys):
-    """(keys, leaf) of a nested dictionary, in its own order; () of keys marks a tree without any."""
+    """(keys, leaf) of a nested dictionary, in its own order."""
     if not isinstance(tree, dict):
         return [(keys, tree)]
     return [pair for key, value in tree.items() for pair in _leaves(value, (*keys, key))]
 
 
 def _write_fits(path, columns, meta):
-    first = next(iter(columns.values()))
-    rows = np.zeros(len(first), [(name, a.dtype, a.shape[1:]) for name, a in columns.items()])
-    for name, array in columns.items():
+    # FITS names are ASCII and end after 68 characters; those that cannot be are numbered
+    names = [name if name.isascii() and len(name) <= 68 else f"column{n}" for n, name in enumerate(columns)]
+    arrays = list(columns.values())
+    rows = np.zeros(len(arrays[0]), [(name, a.dtype, a.shape[1:]) for name, a in zip(names, arrays, strict=True)])
+    for name, array in zip(names, arrays, strict=True):
         rows[name] = array
-    text = np.array([(meta,)], [("json", f"U{len(meta)}")])  # header cards are too short for it
-    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(rows, name="FIT"), fits.BinTableHDU(text, name="META")]).writeto(
-        path
-    )
+    text = np.array([(meta,)], [("json", f"S{len(meta)}")])  # header cards are too short for it
+    hdus = [fits.PrimaryHDU(), fits.BinTableHDU(rows, name="FIT"), fits.BinTableHDU(text, name="META")]
+    fits.HDUList(hdus).writeto(path)
 
 
 def _write_ecsv(path, columns, meta):
@@ -293,14 +297,13 @@ def load_fit(path):
         raise ValueError(f"path: {path} is not a file that save_fit wrote ({error})") from None
     values = {field.name: {} for field in dataclasses.fields(Fit)}
     arrays = iter(arrays)
-    for keys, dtype, shape in meta["leaves"]:
-        array = next(arrays) if 0 not in shape else np.zeros((1, *shape))
-        leaf = jnp.asarray(np.asarray(array).astype(dtype).reshape(-1, *shape)[0 if meta["single"] else slice(None)])
-        *branch, last = keys
+    for (*branch, last), dtype, shape in meta["leaves"]:
+        rows = (meta["count"], *shape)
+        array = np.zeros(rows) if 0 in shape else np.asarray(next(arrays)).reshape(rows)
         node = values
         for key in branch:
             node = node.setdefault(key, {})
-        node[last] = leaf
+        node[last] = jnp.asarray((array[0] if meta["single"] else array).astype(dtype))
     static = {name: tuple(value) if isinstance(value, list) else value for name, value in meta["static"].items()}
     return Fit(**{**values, **static})
 

@@ -214,6 +214,8 @@ def _as_transform(transform, pixelscale, wcs, shape):
         return make_linear(pixelscale=1.0 if pixelscale is None else pixelscale)
     if not hasattr(transform, "pixel_to_plane"):
         raise TypeError(f"transform: expected one made by make_linear or its kin, got {type(transform).__name__}")
+    if getattr(transform, "shape", None) not in (None, shape):
+        raise ValueError(f"transform: it was made for an image of shape {transform.shape}, but data is {shape}")
     return transform
 
 
@@ -265,7 +267,9 @@ def check_window(window, shape):
     if not whole:
         raise ValueError(f"window: expected four integers (i0, i1, j0, j1), got {window!r}")
     if i1 <= i0 or j1 <= j0:
-        raise ValueError(f"window: (i0, i1, j0, j1) = {(i0, i1, j0, j1)} is empty; i0 < i1 and j0 < j1 are columns, rows")
+        raise ValueError(
+            f"window: (i0, i1, j0, j1) = {(i0, i1, j0, j1)} is empty; i0 < i1 and j0 < j1 are columns, rows"
+        )
     if i1 <= 0 or j1 <= 0 or i0 >= nx or j0 >= ny:
         raise ValueError(f"window: (i0, i1, j0, j1) = {(i0, i1, j0, j1)} lies off the frame of {nx} columns, {ny} rows")
     return i0, i1, j0, j1
@@ -344,7 +348,8 @@ def stack_images(images, pad=False):
         raise ValueError("images: expected at least one, got none")
     if pad:
         ny, nx = max(im.shape[0] for im in images), max(im.shape[1] for im in images)
-        images = [crop(im, (0, nx, 0, ny)) if im.shape != (ny, nx) else im for im in images]
+        if any(im.shape != (ny, nx) for im in images):  # all of them, so that grids come out alike
+            images = [crop(im, (0, nx, 0, ny)) for im in images]
     for number, image in enumerate(images[1:], 1):
         _check_same_kind(images[0], image, number)
     if not is_concrete(images):
@@ -353,23 +358,41 @@ def stack_images(images, pad=False):
 
 
 def _check_same_kind(first, other, number):
-    if type(first.transform) is not type(other.transform):
-        problem = f"transform is {type(other.transform).__name__}, not {type(first.transform).__name__}"
+    """Refuse a pair that cannot be stacked, naming what differs."""
+    kinds = [_kind(image.transform) for image in (first, other)]
+    hint = "group the images by what differs and make a stack of each group"
+    if kinds[0] != kinds[1]:
+        problem = f"transform is {kinds[1]}, not {kinds[0]}"
     elif (first.psf is None) != (other.psf is None):
         problem = f"psf is {'absent' if other.psf is None else 'present'}, unlike image 0's"
-    elif jax.tree.structure(first) != jax.tree.structure(other):
-        problem = "the PSF's oversample or integrated, or a static field of the transform, differs"
+    elif first.shape != other.shape:
+        problem = f"data is {other.shape}, not {first.shape}"
+        hint = "pass pad=True to fill up with ignored pixels, or group the images by shape"
     else:
-        problem = None
-        pairs = zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(other), strict=True)
-        for (path, leaf), leaf_other in pairs:
-            if (leaf.shape, leaf.dtype) != (leaf_other.shape, leaf_other.dtype):
-                name = jax.tree_util.keystr(path).lstrip(".")
-                problem = f"{name} is {leaf_other.dtype}{leaf_other.shape}, not {leaf.dtype}{leaf.shape}"
-                break
+        problem = _first_difference(first, other)
     if problem:
-        hint = "group the images by what differs, or pass pad=True where only their shapes do"
         raise ValueError(f"images[{number}] cannot be stacked with images[0]: {problem}; {hint}")
+
+
+def _kind(transform):
+    """Name of a transform's class, with that of the one it wraps."""
+    name = type(transform).__name__
+    return f"{name}({_kind(transform.inner)})" if hasattr(transform, "inner") else name
+
+
+def _first_difference(first, other):
+    """Words for the first leaf or static field in which two images of one kind differ; None without any."""
+    leaves, others = [dict(jax.tree_util.tree_leaves_with_path(image)) for image in (first, other)]
+    for path, leaf in leaves.items():
+        other_leaf = others[path]
+        if (leaf.shape, leaf.dtype) != (other_leaf.shape, other_leaf.dtype):
+            name = jax.tree_util.keystr(path).lstrip(".")
+            return f"{name} is {other_leaf.dtype}{other_leaf.shape}, not {leaf.dtype}{leaf.shape}"
+    if jax.tree.structure(first) != jax.tree.structure(other):
+        if first.psf is not None and jax.tree.structure(first.psf) != jax.tree.structure(other.psf):
+            return "psf.oversample or psf.integrated differs"
+        return "a static field of the transform, such as the step of its grid, differs"
+    return None
 
 
 def unstack_images(images):
@@ -384,9 +407,7 @@ def unstack_images(images):
         raise ValueError(f"images: expected a stack with data of shape (N, ny, nx), got {images.data.shape}")
     leaves, structure = jax.tree.flatten(images)
     arrays = [np.asarray(leaf) for leaf in leaves]
-    return [
-        jax.tree.unflatten(structure, [jnp.asarray(array[n]) for array in arrays]) for n in range(len(images.data))
-    ]
+    return [jax.tree.unflatten(structure, [jnp.asarray(array[n]) for array in arrays]) for n in range(len(images.data))]
 
 
 def estimate_variance(image):

@@ -1,4 +1,4 @@
-"""Starting values from the pixels: sky, adaptive moments, curve of growth. Eager NumPy; nothing here is differentiated."""
+"""Starting values from the pixels: sky, adaptive moments, curve of growth. NumPy; nothing here is differentiated."""
 
 from dataclasses import dataclass
 
@@ -210,11 +210,7 @@ class _Pixels:
     def _peak(self, light):
         """Pixel of the brightest smoothed spot, weighted towards the middle of the frame."""
         ny, nx = light.shape
-        kernel = np.array([1, 4, 6, 4, 1]) / 16
-        smooth, weight = light, self.good.astype(float)
-        for axis in (0, 1):
-            smooth = np.apply_along_axis(np.convolve, axis, smooth, kernel, "same") if light.shape[axis] >= 5 else smooth
-            weight = np.apply_along_axis(np.convolve, axis, weight, kernel, "same") if light.shape[axis] >= 5 else weight
+        smooth, weight = _smoothed(light), _smoothed(self.good.astype(float))
         smooth = np.where(weight > 0.2, smooth / np.maximum(weight, 0.2), -np.inf)
         distance2 = ((self.i - (nx - 1) / 2) / (0.25 * nx)) ** 2 + ((self.j - (ny - 1) / 2) / (0.25 * ny)) ** 2
         score = np.where(np.isfinite(smooth), np.maximum(smooth, 0) * np.exp(-0.5 * distance2), -1)
@@ -268,6 +264,16 @@ class _Pixels:
     def _jacobian(self, i, j):
         steps = [(self._to_plane(i + di, j + dj) - self._to_plane(i - di, j - dj)) / 2 for di, dj in ((1, 0), (0, 1))]
         return np.stack(steps, axis=1)
+
+
+def _smoothed(array):
+    """Convolution with the binomial kernel (1, 4, 6, 4, 1)/16 along both axes; zero beyond the frame."""
+    padded = np.pad(array, 2)
+    for axis in (0, 1):
+        size = padded.shape[axis] - 4
+        parts = [w * np.take(padded, np.arange(k, k + size), axis) for k, w in enumerate((1, 4, 6, 4, 1))]
+        padded = sum(parts) / 16
+    return padded
 
 
 def _clipped_median(values):

@@ -1,7 +1,7 @@
 """What a pixel's value costs: half its deviance, the derivative, and the Fisher information it carries.
 
-A likelihood is a hashable value made by a factory here. The solver sees only `Terms`, so Gaussian, Poisson and Student-t
-share one step.
+A likelihood is a hashable value made by a factory here. The solver sees only `Terms`, so Gaussian, Poisson and
+Student-t share one step.
 """
 
 from dataclasses import dataclass
@@ -134,7 +134,7 @@ def student_t(dof=4.0):
 
 
 def check_likelihood(likelihood):
-    """Refuse a bare factory (``likelihood.gaussian`` instead of ``likelihood.gaussian()``) and what is no likelihood."""
+    """Refuse a bare factory (``likelihood.gaussian``, not ``likelihood.gaussian()``) and what is no likelihood."""
     if hasattr(likelihood, "terms") and not isinstance(likelihood, type):
         return
     if callable(likelihood):

@@ -4,30 +4,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# log b_n for 0.08 ≤ n ≤ 1: n log b as a polynomial in t, which maps 1/(n + 1/2) to [−1, 1]; highest power first.
-_SMALL_N = (
-    2.05666017600612e-05, -2.95839060197019e-05, 2.14186357813377e-05, -2.56875828436977e-05,
-    1.88529527677683e-04, -4.17990903602927e-04, 7.84812497380217e-04, -1.80381987119729e-03,
-    3.74422266972133e-03, -8.63517855759852e-03, 1.75013009313576e-02, -3.85923876965786e-02,
-    7.77391813523069e-02, -1.54786785232010e-01, 2.91158614654694e-01, -2.45806584488727e-01,
-    -3.23447291778694e-01,
-)  # fmt: skip
-_SMALL_RANGE = (1 / 1.5, 1 / 0.58)
-
-# n (b_n − 2 n + 1/3) for n ≥ 1 as a polynomial in 1/n, highest power first.
-_LARGE_N = (
-    1.34484202297674e-09, -4.46965696511206e-07, 2.81937427013400e-06, -7.02373774986106e-06,
-    5.75883001190525e-06, 9.58019732761114e-06, -1.39150777627264e-05, -7.74354098290179e-05,
-    8.15805879496864e-05, 1.80286099593332e-03, 9.87654321064402e-03,
+# Chebyshev coefficients of log b_n + log(2) / (2 n) − log(n + 0.4) in 1/(n + 0.4), which runs from 0 to 1/0.475. The
+# terms taken out are the leading ones for small and large n, so that one smooth curve is left for all n.
+_SERSIC_B = (
+    4.639029227844063e-01, -2.173846245707863e-01, 2.217619052499213e-02, 1.388078804692814e-02,
+    4.432941922985782e-03, 9.671511216324192e-04, 5.022293978950955e-05, -9.297598493115641e-05,
+    -6.817416763570461e-05, -3.305369692446808e-05, -1.289662286855238e-05, -4.095260575965643e-06,
+    -9.250875322417421e-07, -1.422312535633278e-08, 1.448861964697484e-07, 1.133995643006703e-07,
+    6.266494764689826e-08, 2.907813789754244e-08, 1.181444790887554e-08, 4.188350148648382e-09,
+    1.225672907612108e-09,
 )  # fmt: skip
 
 
 def b_n(n):
     """Sérsic's b_n, the root of γ(2n, b) = Γ(2n)/2, so that half the light lies within Re.
 
-    Two polynomials fitted to the exact root: in 1/(n + 1/2) below n = 1 (relative error ≤ 2e-9 for n ≥ 0.08) and in
-    1/n above (≤ 1e-13), in the form of the asymptotic series of Ciotti & Bertin 1999 (A&A 352, 447), which alone is
-    wrong by 1e-4 at n = 0.4 and useless below n = 0.3. Smooth, so gradients are finite everywhere.
+    A Chebyshev series fitted to the exact root: relative error ≤ 1e-9 for n ≥ 0.1. The asymptotic series in 1/n of
+    Ciotti & Bertin 1999 (A&A 352, 447) is wrong by 1e-4 at n = 0.4 and useless below n = 0.3. Smooth, so that
+    gradients are finite everywhere.
 
     Examples
     --------
@@ -35,19 +29,13 @@ def b_n(n):
     7.6692
     """
     n = jnp.asarray(n)
-    lo, hi = _SMALL_RANGE
-    n_small, n_large = jnp.clip(n, 0.05, 1.0), jnp.maximum(n, 1.0)
-    t = (2 / (n_small + 0.5) - (lo + hi)) / (hi - lo)
-    small = jnp.exp(_horner(_SMALL_N, t) / n_small)
-    large = 2 * n_large - 1 / 3 + _horner(_LARGE_N, 1 / n_large) / n_large
-    return jnp.where(n < 1, small, large)
-
-
-def _horner(coefficients, x):
-    total = jnp.zeros_like(x)
-    for coefficient in coefficients:
-        total = total * x + coefficient
-    return total
+    shifted = jnp.maximum(n, 0.08) + 0.4
+    # inside (−1, 1) for every n, so that the angle can be differentiated
+    angle = jnp.arccos(jnp.clip(0.95 / shifted - 1, -1 + 1e-6, 1 - 1e-6))
+    order = jnp.arange(len(_SERSIC_B), dtype=angle.dtype)
+    polynomials = jnp.cos(order * angle[..., None])  # all at once: a loop of scalar steps compiles slowly
+    smooth = jnp.sum(polynomials * jnp.asarray(_SERSIC_B, angle.dtype), axis=-1)
+    return shifted * jnp.exp(smooth - 0.5 * np.log(2).item() / jnp.maximum(n, 0.08))
 
 
 def safe_sqrt(x):
@@ -57,7 +45,7 @@ def safe_sqrt(x):
 
 
 def safe_log(x):
-    """log x with gradient 0 where x ≤ 0; there it returns the logarithm of the smallest positive number."""
+    """Logarithm with gradient 0 where x ≤ 0; there it returns the logarithm of the smallest positive number."""
     tiny = jnp.finfo(jnp.result_type(x)).tiny
     positive = x > tiny
     return jnp.where(positive, jnp.log(jnp.where(positive, x, 1)), np.log(tiny))

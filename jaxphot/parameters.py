@@ -228,7 +228,11 @@ def _check_leaf(parameter, value, name, dtype, problems):
     if array.shape != parameter.shape:
         problems.append(
             f"{name}: expected shape {parameter.shape}, got {array.shape}"
-            + ("; a leading axis of many images is for fit_batch or jax.vmap" if array.ndim > len(parameter.shape) else "")
+            + (
+                "; a leading axis of many images is for fit_batch or jax.vmap"
+                if array.ndim > len(parameter.shape)
+                else ""
+            )
         )
     elif not isinstance(array, jax.core.Tracer) and not np.all(np.isfinite(array)):
         problems.append(f"{name}: expected finite values, got {np.asarray(array)}")

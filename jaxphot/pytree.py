@@ -41,9 +41,7 @@ def map_named(function, tree, *rest, prefix=""):
     if not isinstance(tree, dict):
         return function(prefix, tree, *rest)
     join = f"{prefix}." if prefix else ""
-    children = {
-        key: [other.get(key) if isinstance(other, dict) else None for other in rest] for key in tree
-    }
+    children = {key: [other.get(key) if isinstance(other, dict) else None for other in rest] for key in tree}
     return {key: map_named(function, tree[key], *children[key], prefix=f"{join}{key}") for key in tree}
 
 

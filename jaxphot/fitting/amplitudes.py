@@ -1,7 +1,7 @@
 """Linear amplitudes solved exactly at every trial (variable projection), from the normal equations alone.
 
-A model is linear in the amplitude A of a component, so under a Gaussian likelihood the best A for given shape parameters
-is one small linear solve. Golub & Pereyra 1973 (SIAM J. Numer. Anal. 10, 413). No further evaluation is needed: loss
+A model is linear in the amplitude A of a component, so under a Gaussian likelihood the best A for a given shape is one
+small linear solve. Golub & Pereyra 1973 (SIAM J. Numer. Anal. 10, 413). No further evaluation is needed: loss
 and gradient change by exact quadratic formulas, and the derivatives with respect to a component's other parameters
 are proportional to its amplitude.
 """
@@ -29,10 +29,13 @@ class Amplitudes:
         Positions of the amplitudes.
     scales : tuple of (int, int)
         (position of another parameter, position of the amplitude that its derivative is proportional to).
+    bounded : bool
+        One of them has bounds.
     """
 
     linear: tuple
     scales: tuple
+    bounded: bool
 
     def damping(self, damping, size):
         """Marquardt's λ for each parameter: none for those that are solved exactly."""
@@ -61,19 +64,19 @@ class Amplitudes:
         gradient = new.gradient[at]
         tiny = 4 * z.size * jnp.finfo(z.dtype).eps
         nothing = jnp.zeros(at.size, bool)
-        best = z[at] + solve_scaled(hessian, -gradient, tiny, nothing)
-        # one that would leave its bounds is put there, and the others are solved again
-        clipped = jnp.clip(best, lower[at], upper[at])
-        outside = clipped != best
-        fixed = jnp.where(outside, clipped - z[at], 0)
-        delta = jnp.where(outside, fixed, solve_scaled(hessian, -(gradient + hessian @ fixed), tiny, outside))
-        delta = jnp.clip(z[at] + delta, lower[at], upper[at]) - z[at]
+        delta = solve_scaled(hessian, -gradient, tiny, nothing)
+        if self.bounded:  # one that would leave its bounds is put there, and the others are solved again
+            clipped = jnp.clip(z[at] + delta, lower[at], upper[at])
+            outside = clipped != z[at] + delta
+            fixed = jnp.where(outside, clipped - z[at], 0)
+            rest = solve_scaled(hessian, -(gradient + hessian @ fixed), tiny, outside)
+            delta = jnp.clip(z[at] + jnp.where(outside, fixed, rest), lower[at], upper[at]) - z[at]
 
         scale = jnp.ones_like(z)
-        for other, amplitude in self.scales:
-            position = self.linear.index(amplitude)
-            old = z[amplitude]
-            scale = scale.at[other].set((old + delta[position]) / jnp.where(old == 0, 1, old))
+        if self.scales:
+            others, own = np.asarray(self.scales).T
+            old, position = z[own], np.asarray([self.linear.index(p) for p in own])
+            scale = scale.at[others].set((old + delta[position]) / jnp.where(old == 0, 1, old))
         usable = jnp.all(jnp.isfinite(delta)) & jnp.all(jnp.abs(scale) < _TRUSTED)
         delta, scale = jnp.where(usable, delta, 0), jnp.where(usable, scale, 1)
         change = gradient @ delta + 0.5 * delta @ (hessian @ delta)
@@ -85,14 +88,14 @@ class Amplitudes:
         return z.at[at].add(delta), moved
 
 
-def find_amplitudes(model, coordinates):
+def find_amplitudes(model, coordinates, bounded=()):
     """The amplitudes of a model that can be solved for exactly, or None.
 
     A component takes part if all its free parameters are linear, or if it declares exactly one linear parameter, a
-    scalar. Parameters behind a view (`linked`) do not.
+    scalar. Parameters behind a view (`linked`) do not. `bounded` are key paths with bounds of the user's.
     """
     position = {name: number for number, name in enumerate(coordinates.names)}
-    linear, scales = [], []
+    linear, scales, limited = [], [], False
     for branch in _branches(model, ""):
         free = {name: [position[s] for s in scalar_names(name, p.shape) if s in position] for name, p in branch.items()}
         amplitudes = [number for name, numbers in free.items() if branch[name].linear for number in numbers]
@@ -102,7 +105,11 @@ def find_amplitudes(model, coordinates):
         if amplitudes and (alone or not others):
             linear.extend(amplitudes)
             scales.extend((other, amplitudes[0]) for other in others)
-    return Amplitudes(tuple(linear), tuple(scales)) if linear else None
+            limited |= any(
+                parameter.linear and (name in bounded or np.any(np.isfinite(parameter.bounds)))
+                for name, parameter in branch.items()
+            )
+    return Amplitudes(tuple(linear), tuple(scales), limited) if linear else None
 
 
 def _branches(model, prefix):

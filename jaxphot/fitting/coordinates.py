@@ -1,8 +1,8 @@
 """Internal coordinates: what the solver steps in, and how results come back as physical parameters.
 
 Positive scales step in their logarithm. An axis ratio and a position angle that are both free step as the shear
-(η₁, η₂) = −ln q · (cos 2PA, sin 2PA), in which nothing is special about a round galaxy's position angle or about PA = 0.
-The user sees physical parameters only.
+(η₁, η₂) = −ln q · (cos 2PA, sin 2PA), in which neither a round galaxy nor PA = 0 is anything special. The user sees
+physical parameters only.
 """
 
 from dataclasses import dataclass
@@ -67,24 +67,58 @@ class Coordinates:
     def to_internal(self, physical):
         """Internal vector of a physical one inside its bounds."""
         z = self._where_logarithmic(physical, jnp.log)
-        for q, pa in self.pairs:
+        if self.pairs:
+            q, pa = np.asarray(self.pairs).T
             # never exactly round: there the position angle's derivative would vanish for good
             size = jnp.maximum(-jnp.log(physical[q]), _roundest(physical.dtype))
             z = z.at[q].set(size * jnp.cos(2 * physical[pa])).at[pa].set(size * jnp.sin(2 * physical[pa]))
-        for radius, q in self.radii:
+        if self.radii:
+            radius, q = np.asarray(self.radii).T
             z = z.at[radius].add(0.5 * jnp.log(physical[q]))
         return z
 
     def from_internal(self, z):
         """Physical vector; position angles of shears in [0, π)."""
+        size = self._sizes(z)
+        if self.radii:
+            radius, q = np.asarray(self.radii).T
+            z = z.at[radius].add(0.5 * size[q])
         physical = self._where_logarithmic(z, jnp.exp)
-        sizes = {q: jnp.hypot(z[q], z[pa]) for q, pa in self.pairs}
-        for radius, q in self.radii:
-            physical = physical.at[radius].multiply(jnp.exp(0.5 * sizes[q]))
-        for q, pa in self.pairs:
+        if self.pairs:
+            q, pa = np.asarray(self.pairs).T
             angle = 0.5 * jnp.arctan2(z[pa], z[q])
-            physical = physical.at[q].set(jnp.exp(-sizes[q])).at[pa].set(jnp.where(angle < 0, angle + jnp.pi, angle))
+            angle = jnp.where(angle < 0, angle + jnp.pi, angle)
+            physical = physical.at[q].set(jnp.exp(-size[q])).at[pa].set(angle)
         return physical
+
+    def derivative(self, z):
+        """Matrix d physical / d internal, (P, P)."""
+        size, physical = self._sizes(z), self.from_internal(z)
+        matrix = jnp.diag(jnp.where(jnp.asarray(self.logarithmic), physical, 1))
+        if self.pairs:
+            q, pa = np.asarray(self.pairs).T
+            radial = physical[q] / size[q]
+            turning = 0.5 / size[q] ** 2
+            rows, columns = np.concatenate([q, q, pa, pa]), np.concatenate([q, pa, q, pa])
+            values = [-radial * z[q], -radial * z[pa], -turning * z[pa], turning * z[q]]
+            matrix = matrix.at[rows, columns].set(jnp.concatenate(values))
+        if self.radii:
+            radius, q = np.asarray(self.radii).T
+            pa = np.asarray([dict(self.pairs)[k] for k in q])
+            growth = 0.5 * physical[radius] / size[q]
+            matrix = matrix.at[np.concatenate([radius, radius]), np.concatenate([q, pa])].set(
+                jnp.concatenate([growth * z[q], growth * z[pa]])
+            )
+        return matrix
+
+    def _sizes(self, z):
+        """−ln q of every shear, at the positions of q and PA; 1 elsewhere."""
+        size = jnp.ones_like(z)
+        if self.pairs:
+            q, pa = np.asarray(self.pairs).T
+            both = jnp.hypot(z[q], z[pa])
+            size = size.at[np.concatenate([q, pa])].set(jnp.concatenate([both, both]))
+        return size
 
     def _where_logarithmic(self, vector, function):
         chosen = jnp.asarray(self.logarithmic)

@@ -36,6 +36,8 @@ class State(NamedTuple):
         Directions (of the domain's basis) at a bound that the gradient would cross.
     rounding : scalar
         Error of the loss in this dtype.
+    delta : (P,) array
+        The step to try next.
     damping, growth : scalars
         Marquardt's λ, and what the next rejection multiplies it by.
     steps, evaluations, status : int scalars
@@ -48,6 +50,7 @@ class State(NamedTuple):
     decrement: jax.Array
     held: jax.Array
     rounding: jax.Array
+    delta: jax.Array
     damping: jax.Array
     growth: jax.Array
     steps: jax.Array
@@ -94,7 +97,7 @@ class Evaluation(NamedTuple):
     signal: jax.Array
 
 
-def normal_equations(function, z, loss):
+def normal_equations(function, z, loss, coordinates=None):
     """Value and all derivatives from one linearised evaluation, contracted to g = Jᵀ·gradient and H = JᵀWJ.
 
     Parameters
@@ -104,11 +107,19 @@ def normal_equations(function, z, loss):
     z : (P,) array
     loss : callable
         value → `Terms`.
+    coordinates : Coordinates, optional
+        With ``from_internal(z)``, what the function takes, and ``derivative(z)``, a (P, P) matrix: cheaper to multiply
+        with than to differentiate through.
 
     Returns
     -------
     Evaluation
     """
+    if coordinates is not None:
+        new = normal_equations(function, coordinates.from_internal(z), loss)
+        derivative = coordinates.derivative(z)
+        hessian = derivative.T @ new.hessian @ derivative
+        return new._replace(gradient=new.gradient @ derivative, hessian=hessian)
     directions = jnp.eye(z.size, dtype=z.dtype)
     # forward mode, not `linearize`: a loop over samples then needs no storage for each of its turns
     value, columns = jax.vmap(lambda t: jax.jvp(function, (z,), (t,)), out_axes=(None, 0))(directions)
@@ -168,6 +179,7 @@ def init(params):
         decrement=scalar + jnp.inf,
         held=jnp.zeros(z.shape, bool),
         rounding=scalar,
+        delta=jnp.zeros_like(z),
         damping=scalar + _FIRST_DAMPING,
         growth=scalar + 2,
         steps=count,
@@ -214,36 +226,37 @@ def step(
     z, unravel = ravel_pytree(state.params)
     domain = Box(jnp.full_like(z, -jnp.inf), jnp.full_like(z, jnp.inf)) if domain is None else domain
     first = state.evaluations == 0
-
-    damping = state.damping if amplitudes is None else amplitudes.damping(state.damping, z.size)
-    delta = _propose(state, z, domain, damping, solve)
-    trial = jnp.where(first, z, domain.project(z + delta))
+    eps = jnp.finfo(z.dtype).eps
+    trial = domain.project(z + state.delta)
     move = trial - z
     predicted = -(state.gradient @ move + 0.5 * move @ (state.hessian @ move))
     new = evaluate(lambda v: function(unravel(v)), trial, loss)
     if amplitudes is not None:
         trial, new = amplitudes.resolve(trial, new, domain.lower, domain.upper)
-    new_held, new_decrement = _judge(new, trial, domain, solve)
 
     actual = state.loss - new.loss
     ratio = actual / jnp.where(predicted > 0, predicted, jnp.inf)
-    eps = jnp.finfo(z.dtype).eps
     resolution = jnp.maximum(new.rounding, state.rounding)
     # below the loss's rounding error the gradient alone can tell which point is the better one
-    finer = (jnp.abs(actual) <= resolution) & (new_decrement < state.decrement)
+    finer = (jnp.abs(actual) <= resolution) & (_steepness(new) < _steepness(state))
     finite = jnp.isfinite(new.loss) & jnp.all(jnp.isfinite(new.gradient)) & jnp.all(jnp.isfinite(new.hessian))
     accept = finite & (first | (ratio > _WORTH_TAKING) | finer)
-
     shrink = jnp.where(finer, 0.03, jnp.maximum(0.03, 1 - (2 * jnp.clip(ratio, 0, 1) - 1) ** 3))
+
+    best = jax.tree.map(lambda a, b: jnp.where(accept, a, b), new, _evaluation(state, new))
+    z = jnp.where(accept, trial, z)
+    damping = jnp.where(first, state.damping, state.damping * jnp.where(accept, shrink, state.growth))
+    held, decrement, delta = _propose(best, z, damping, domain, amplitudes, solve)
     moved = State(
-        params=unravel(jnp.where(accept, trial, z)),
-        loss=jnp.where(accept, new.loss, state.loss),
-        gradient=jnp.where(accept, new.gradient, state.gradient),
-        hessian=jnp.where(accept, new.hessian, state.hessian),
-        decrement=jnp.where(accept, new_decrement, state.decrement),
-        held=jnp.where(accept, new_held, state.held),
-        rounding=jnp.where(accept, new.rounding, state.rounding),
-        damping=jnp.where(first, state.damping, state.damping * jnp.where(accept, shrink, state.growth)),
+        params=unravel(z),
+        loss=best.loss,
+        gradient=best.gradient,
+        hessian=best.hessian,
+        decrement=decrement,
+        held=held,
+        rounding=best.rounding,
+        delta=delta,
+        damping=damping,
         growth=jnp.where(accept, 2, 2 * state.growth).astype(z.dtype),
         steps=state.steps + jnp.where(first, 0, 1),
         evaluations=state.evaluations + 1,
@@ -254,33 +267,42 @@ def step(
     return jax.tree.map(lambda a, b: jnp.where(state.status == RUNNING, a, b), moved, state)
 
 
-def _propose(state, z, domain, damping, solve):
-    """The damped step, in the domain's basis so that held directions stay where they are."""
-    gradient, hessian, basis = _rotate(state.gradient, state.hessian, domain.basis(z))
-    delta = solve(hessian, -gradient, damping, state.held)
-    return delta if basis is None else basis @ delta
+def _evaluation(state, new):
+    """What a state knows of its best point, as an `Evaluation`."""
+    return new._replace(loss=state.loss, gradient=state.gradient, hessian=state.hessian, rounding=state.rounding)
 
 
-def _judge(new, z, domain, solve):
-    """Which directions are held at a new point, and the decrement there."""
-    gradient, hessian, _ = _rotate(new.gradient, new.hessian, domain.basis(z))
+def _steepness(point):
+    """Squared gradient in units of the columns' norms."""
+    diagonal = jnp.diagonal(point.hessian)
+    return jnp.sum(jnp.where(diagonal > 0, point.gradient**2 / jnp.where(diagonal > 0, diagonal, 1), 0))
+
+
+def _propose(best, z, damping, domain, amplitudes, solve):
+    """Directions held at the point, the decrement there, and the damped step: zero along what is held."""
+    basis = domain.basis(z)
+    gradient, hessian = best.gradient, best.hessian
+    if basis is not None:
+        gradient, hessian = basis.T @ gradient, basis.T @ hessian @ basis
     held = domain.outward(z, gradient)
-    tiny = 4 * z.size * jnp.finfo(z.dtype).eps
-    newton = solve(hessian, gradient, tiny, held)
-    return held, jnp.where(held, 0, gradient) @ newton
-
-
-def _rotate(gradient, hessian, basis):
-    if basis is None:
-        return gradient, hessian, None
-    return basis.T @ gradient, basis.T @ hessian @ basis, basis
+    tiny = jnp.full_like(z, 4 * z.size * jnp.finfo(z.dtype).eps)
+    damped = jnp.full_like(z, damping) if amplitudes is None else amplitudes.damping(damping, z.size)
+    both = jnp.stack([tiny, jnp.maximum(damped, tiny)])
+    newton, delta = jax.vmap(solve, (None, None, 0, None))(hessian, -gradient, both, held)
+    decrement = -jnp.where(held, 0, gradient) @ newton
+    return held, decrement, delta if basis is None else basis @ delta
 
 
 def _tolerance(state, new, rtol, eps):
-    """Largest decrement that counts as converged: rtol² in units of the mean loss, or what rounding can resolve."""
+    """Largest decrement that counts as converged: rtol² in units of the mean loss, or what rounding can resolve.
+
+    That is the rounding of the values and, all that is left for data without noise, of the parameters.
+    """
     rtol = jnp.maximum(jnp.asarray(1e-3 if rtol is None else rtol, state.loss.dtype), 30 * eps)
     spare = jnp.maximum(new.count - state.gradient.size, 1)
-    return jnp.maximum(rtol**2 * 2 * state.loss / spare, (16 * eps) ** 2 * new.signal)
+    z, _ = ravel_pytree(state.params)
+    rounding = jnp.maximum((16 * eps) ** 2 * new.signal, (4 * eps) ** 2 * jnp.max(jnp.diagonal(state.hessian) * z**2))
+    return jnp.maximum(rtol**2 * 2 * state.loss / spare, rounding)
 
 
 def _status(state, new, accept, first, finite, tolerance, resolution):

@@ -168,7 +168,9 @@ def _check_number(name, value, above):
 
 def _check_gain(likelihood, image):
     if isinstance(likelihood, Poisson) and is_concrete(image.gain) and not np.all(np.asarray(image.gain) > 0):
-        raise ValueError("likelihood: poisson() needs the image's gain (counts = data · gain); pass gain= on building it")
+        raise ValueError(
+            "likelihood: poisson() needs the image's gain (counts = data · gain); pass gain= on building it"
+        )
 
 
 def _problem(model, params, fixed, bounds, dtype):
@@ -268,16 +270,23 @@ def _fit(model, coordinates, likelihood, sampling, scale_covariance, start, imag
     if coordinates.size == 0:
         return _nothing_free(apply(prepared, model, start), loss, start, good)
 
-    def function(z):
-        free = coordinates.unflatten(coordinates.from_internal(z))
-        return apply(prepared, model, update(start, free))
+    def pixels(physical):
+        return apply(prepared, model, update(start, coordinates.unflatten(physical)))
 
     sides = [jnp.concatenate([jnp.ravel(limits[path][side]) for path, _ in coordinates.paths]) for side in (0, 1)]
     domain = coordinates.domain(*sides)
     free_start = coordinates.flatten(_take(start, coordinates.paths))
     z = domain.project(coordinates.to_internal(free_start))
-    amplitudes = find_amplitudes(model, coordinates) if isinstance(likelihood, Gaussian) else None
-    state = lm.run(function, z, max_steps=max_steps, loss=loss, domain=domain, rtol=rtol, amplitudes=amplitudes)
+    state = lm.run(
+        pixels,
+        z,
+        max_steps=max_steps,
+        loss=loss,
+        domain=domain,
+        rtol=rtol,
+        amplitudes=find_amplitudes(model, coordinates) if isinstance(likelihood, Gaussian) else None,
+        evaluate=partial(lm.normal_equations, coordinates=coordinates),
+    )
     # directions of a basis that is not the axes are held; both of their parameters then are
     covariance, undetermined, is_round = _covariance(state, coordinates, domain)
     if scale_covariance:
@@ -335,7 +344,7 @@ def _covariance(state, coordinates, domain):
     basis = jnp.eye(z.size, dtype=z.dtype) if basis is None else basis
     inverse, null = _inverse(basis.T @ state.hessian @ basis, held)
     internal = basis @ inverse @ basis.T
-    derivative = jax.jacfwd(coordinates.from_internal)(z)
+    derivative = coordinates.derivative(z)
     covariance = derivative @ internal @ derivative.T
     is_round = jnp.zeros((), bool)
     scale = jnp.ones_like(z)

@@ -169,7 +169,7 @@ def components(model, params):
 
 
 def kind(model):
-    """extended (convolved), point or background (not convolved)."""
+    """One of extended (convolved), point, background (not convolved)."""
     return getattr(model, "kind", "extended")
 
 

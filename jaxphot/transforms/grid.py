@@ -1,10 +1,10 @@
 """Displacement grids: how SIP and every other distortion is looked up.
 
-Distorted pixel coordinates p become undistorted ones w = p + d(p), in pixels; what is left from w to the plane is linear.
+Distorted pixel coordinates p become undistorted ones w = p + d(p), in pixels; the rest, from w to the plane, is linear.
 The displacement d is tabulated at the pixel centres and one ring of nodes around them and interpolated bilinearly. A
 coordinate outside the frame is moved to the frame's edge for the look-up, so that the displacement there is carried on
-outside. The map is then continuous, piecewise bilinear and one to one, and its inverse is solved, not fitted: a table of
-p − w gives the start of a few Newton steps on the same grid.
+outside. The map is then continuous, piecewise bilinear and one to one, and its inverse is solved, not fitted: a table
+of p − w gives the start of a few Newton steps on the same grid.
 
 Functions work on NumPy arrays as well, in float64: builders use them so.
 """
@@ -19,7 +19,9 @@ from jaxphot.numerics import array_namespace
 from jaxphot.pytree import is_concrete, pytree, static_field
 
 _NEWTON_STEPS = 3  # from the table: its error ε ≤ 1e-2 px shrinks by the distortion's curvature (≤ 4e-3 / px) a step
-_INVERSE_STEP, _INVERSE_CELLS = 4, 256  # nodes of the inverse every 4 px, but not more than 257 an axis: it stays in cache
+_SEARCH_STEPS = 50
+_INVERSE_STEP = 4  # nodes of the inverse table every 4 px, …
+_INVERSE_CELLS = 256  # … but not more than 257 along an axis, so that it stays in the cache: Newton does the rest
 
 
 @pytree
@@ -62,19 +64,18 @@ class DisplacementGrid:
         return i + di, j + dj
 
     def backward(self, wi, wj):
-        """Pixel coordinates of undistorted coordinates: the exact inverse of `forward`.
-
-        Derivatives are those of the last Newton step alone, which by the implicit function theorem are exact.
-        """
-        xp = array_namespace(self.displacement, wi, wj)
-        fixed = jax.lax.stop_gradient if xp is jnp else (lambda value: value)
-        # without a barrier XLA evaluates each step anew for every use of its result: 30 times slower
-        once = jax.lax.optimization_barrier if xp is jnp else (lambda values: values)
-        still = jax.tree.map(fixed, self)
-        i, j = still._start(fixed(wi), fixed(wj))
-        for _ in range(_NEWTON_STEPS - 1):
-            i, j = once(still._newton_step(*once((i, j)), fixed(wi), fixed(wj)))
-        return self._newton_step(fixed(i), fixed(j), wi, wj)
+        """Pixel coordinates of undistorted coordinates: the exact inverse of `forward`, with exact derivatives."""
+        i, j = self._start(wi, wj)
+        if array_namespace(self.displacement, wi, wj) is np:
+            for _ in range(_NEWTON_STEPS):
+                i, j = self._newton_step(i, j, wi, wj)
+            return i, j
+        # A loop, because XLA evaluates a chain of steps anew for every use of the result, and one complex number,
+        # because it would look everything up once for each of two: together 20 times slower.
+        start = jax.lax.stop_gradient(jax.lax.complex(i, j))
+        step = lambda _, ij: jax.lax.complex(*self._newton_step(ij.real, ij.imag, wi, wj))  # noqa: E731
+        solution = jax.lax.fori_loop(0, _NEWTON_STEPS, step, start)
+        return solution.real, solution.imag
 
     def relative_area(self, i, j):
         """Area of the pixel at (i, j) ÷ that of an undistorted one.
@@ -82,17 +83,104 @@ class DisplacementGrid:
         Outside the frame it is what the displacement carried on gives, so that light keeps its flux.
         """
         xp = array_namespace(self.displacement, i, j)
-        corners, u, v = self._cell(self.area[None], i, j)
-        _, slopes = self._linearised(i, j)
+        cell = self._cell(self.displacement, i, j)
+        if xp is jnp:
+            cell = jax.lax.optimization_barrier(cell)  # else XLA looks nodes up anew for every use: 5 times slower
+        slopes = _slopes(*cell, self.step)
         in_i, in_j = self._inside(i, j)
         within, carried_on = _determinant(slopes), _determinant(_gated(slopes, in_i, in_j, xp))
         ratio = xp.abs(carried_on / xp.where(within == 0, 1, within))
-        return _bilinear(corners, u, v)[0] * xp.where(in_i & in_j, 1, ratio)
+        (area,) = _bilinear(*self._cell(self.area[None], i, j))
+        return area * xp.where(in_i & in_j, 1, ratio)
+
+    def crop(self, i0, j0, shape):
+        """The grid of the window of a given shape whose first pixel is (i0, j0).
+
+        Every point keeps its undistorted place, inside and outside the old frame; a window that leaves the frame keeps
+        the frame's edge where it was. Only the parts of the frame that are cut off take a new displacement: that of
+        the window's edge. The result has a node at every pixel.
+        """
+        if self.displacement.ndim > 3:
+            return jax.vmap(lambda grid: grid.crop(i0, j0, shape))(self)
+        old = _concrete_as_numpy(self)
+        columns = (np.arange(-1, shape[1] + 1) + i0 + 1) / self.step
+        rows = (np.arange(-1, shape[0] + 1) + j0 + 1) / self.step
+        tables = [_resample(_resample(t, rows, -2, 2), columns, -1, 2) for t in (old.displacement, old.area)]
+        shift = np.asarray([[i0, j0], [i0, j0]], old.frame.dtype)
+        window = DisplacementGrid(
+            *tables, old.inverse, old.origin, old.spacing, _clipped(old.frame - shift, shape), old.accuracy, shape, 1
+        )
+
+        def start(wi, wj):
+            i, j = old.backward(wi + i0, wj + j0)
+            return i - i0, j - j0
+
+        return window._with_inverse(start).astype(self.displacement.dtype)
+
+    def rebin(self, k):
+        """The grid of the image summed over k × k blocks; its pixel (0, 0) is centred at (k − 1) / 2 of the old."""
+        if self.displacement.ndim > 3:
+            return jax.vmap(lambda grid: grid.rebin(k))(self)
+        old = _concrete_as_numpy(self if self.step == 1 else self.crop(0, 0, self.shape))
+        ny, nx = shape = (self.shape[0] // k, self.shape[1] // k)
+        rows, columns = _block_positions(ny, k), _block_positions(nx, k)
+        displacement = _edge_to_ring(_edge_to_ring(_resample(_resample(old.displacement, rows, -2, 4), columns, -1, 4)))
+        blocks = old.area[1 : 1 + k * ny, 1 : 1 + k * nx].reshape(ny, k, nx, k).mean((1, 3))
+        area = _add_ring(_add_ring(blocks))
+        frame = _clipped((old.frame + 0.5) / k - 0.5, shape)
+        binned = DisplacementGrid(
+            displacement / k, area, old.inverse, old.origin, old.spacing, frame, old.accuracy * k, shape, 1
+        )
+
+        def start(wi, wj):
+            i, j = old.backward(k * wi + (k - 1) / 2, k * wj + (k - 1) / 2)
+            return (i + 0.5) / k - 0.5, (j + 0.5) / k - 0.5
+
+        return binned._with_inverse(start).astype(self.displacement.dtype)
+
+    def astype(self, dtype):
+        """The grid in another floating-point dtype."""
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self)
+
+    def _with_inverse(self, start):
+        """The grid with its inverse table solved, from a first guess ``start(wi, wj)`` of the pixel coordinates."""
+        xp = array_namespace(self.displacement)
+        (i_lo, j_lo), (i_hi, j_hi) = self.frame
+        h, w = [min(-(-side // _INVERSE_STEP), _INVERSE_CELLS) + 1 for side in self.shape]
+        dtype = self.displacement.dtype
+        i = i_lo + (i_hi - i_lo) * _ramp(self.shape[1] + 1, dtype)
+        j = j_lo + (j_hi - j_lo) * _ramp(self.shape[0] + 1, dtype)
+        # a one-to-one map takes its extremes on the border
+        sides = [self.forward(i, j_lo), self.forward(i, j_hi), self.forward(i_lo, j), self.forward(i_hi, j)]
+        edges = [xp.concatenate(lines) for lines in zip(*sides, strict=True)]
+        origin, far = [xp.stack([limit(edge) for edge in edges]) for limit in (xp.min, xp.max)]
+        spacing = (far - origin) / np.asarray([w - 1, h - 1], dtype)
+        wi = xp.broadcast_to((origin[0] + (far[0] - origin[0]) * _ramp(w, dtype))[None, :], (h, w))
+        wj = xp.broadcast_to((origin[1] + (far[1] - origin[1]) * _ramp(h, dtype))[:, None], (h, w))
+        i, j = start(wi, wj)
+        for _ in range(_NEWTON_STEPS):
+            i, j = self._newton_step(i, j, wi, wj)
+        return replace(self, inverse=xp.stack([i - wi, j - wj]), origin=origin, spacing=spacing)
+
+    def _search(self, wi, wj):
+        """Pixel coordinates without a table to start from (NumPy): Newton steps, none longer than ¼ of the frame."""
+        (i_lo, j_lo), (i_hi, j_hi) = self.frame
+        i = i_lo + (i_hi - i_lo) * (wi - wi.min()) / (wi.max() - wi.min())
+        j = j_lo + (j_hi - j_lo) * (wj - wj.min()) / (wj.max() - wj.min())
+        longest = (max(self.shape) + 4) / 4
+        for _ in range(_SEARCH_STEPS):
+            i_new, j_new = self._newton_step(i, j, wi, wj)
+            change = np.clip(i_new - i, -longest, longest), np.clip(j_new - j, -longest, longest)
+            i, j = i + change[0], j + change[1]
+            if np.max(np.abs(change)) < 1e-6:
+                break
+        return i, j
 
     def _newton_step(self, i, j, wi, wj):
         xp = array_namespace(self.displacement, i, j, wi)
-        (di, dj), slopes = self._linearised(i, j)
-        di_di, di_dj, dj_di, dj_dj = slopes = _gated(slopes, *self._inside(i, j), xp)
+        cell = self._cell(self.displacement, i, j)
+        di, dj = _bilinear(*cell)
+        di_di, di_dj, dj_di, dj_dj = slopes = _gated(_slopes(*cell, self.step), *self._inside(i, j), xp)
         ri, rj = (i - wi) + di, (j - wj) + dj
         det = _determinant(slopes)
         det = xp.where(det == 0, 1, det)
@@ -106,11 +194,6 @@ class DisplacementGrid:
         t = xp.clip((wj - self.origin[1]) / self.spacing[1], 0, h - 1)
         ei, ej = _bilinear(*_corners(self.inverse, s, t, xp))
         return wi + ei, wj + ej
-
-    def _linearised(self, i, j):
-        """Displacement and its slopes (∂di/∂i, ∂di/∂j, ∂dj/∂i, ∂dj/∂j) in the cell of (i, j) clamped to the frame."""
-        corners, u, v = self._cell(self.displacement, i, j)
-        return _bilinear(corners, u, v), [slope / self.step for slope in _slopes(corners, u, v)]
 
     def _inside(self, i, j):
         (i_lo, j_lo), (i_hi, j_hi) = self.frame
@@ -135,9 +218,7 @@ def _corners(array, s, t, xp):
     index = row.astype(np.int32) * w + column.astype(np.int32)
     flat = array.reshape(n, h * w)
     corners = [[_take(table, index + k, xp) for k in (0, 1, w, w + 1)] for table in flat]
-    cell = corners, s - column, t - row
-    # without a barrier XLA looks the nodes up anew for every use of them: up to 30 times slower
-    return jax.lax.optimization_barrier(cell) if xp is jnp else cell
+    return corners, s - column, t - row
 
 
 def _take(table, index, xp):
@@ -150,10 +231,10 @@ def _bilinear(corners, u, v):
     return [c00 + u * (c10 - c00) + v * (c01 - c00 + u * (c11 - c01 - (c10 - c00))) for c00, c10, c01, c11 in corners]
 
 
-def _slopes(corners, u, v):
-    """Of every table, the derivatives of `_bilinear` in u and in v."""
+def _slopes(corners, u, v, step):
+    """Of every table, the derivatives of `_bilinear` in i and in j, with nodes `step` pixels apart."""
     return [
-        slope
+        slope / step
         for c00, c10, c01, c11 in corners
         for slope in (c10 - c00 + v * (c11 - c01 - (c10 - c00)), c01 - c00 + u * (c11 - c10 - (c01 - c00)))
     ]
@@ -173,3 +254,123 @@ def _gated(slopes, in_i, in_j, xp):
         xp.where(in_i, dj_di, 0),
         xp.where(in_j, dj_dj, 0),
     ]
+
+
+def _ramp(n, dtype):
+    """Equidistant numbers from 0 to 1."""
+    return (np.arange(n) / (n - 1)).astype(dtype)
+
+
+def _clipped(frame, shape):
+    """Corners of a frame, [[i, j] lowest, [i, j] highest], cut to an image of a given shape."""
+    highest = np.asarray([[shape[1] - 0.5, shape[0] - 0.5]] * 2, frame.dtype)
+    return array_namespace(frame).clip(frame, -0.5, highest)
+
+
+def _concrete_as_numpy(grid):
+    """A grid whose values are known as NumPy arrays: no compilation, no small operations on a device."""
+    return jax.tree.map(np.asarray, grid) if is_concrete(grid) else grid
+
+
+def _resample(table, positions, axis, taps):
+    """A table at other positions along an axis, by Lagrange's formula on the nearest `taps` nodes (static, NumPy).
+
+    Two are the bilinear look-up itself, so that crops change nothing; beyond the last node they carry the slope on.
+    """
+    n = table.shape[axis]
+    taps = min(taps, n)
+    first = np.clip(np.floor(positions).astype(int) - (taps - 2) // 2, 0, n - taps)
+    x = positions - first
+    side = (-1, 1) if axis == -2 else (-1,)
+    total = 0
+    for k in range(taps):
+        weight = np.prod([(x - m) / (k - m) for m in range(taps) if m != k], axis=0)
+        total = total + table.take(first + k, axis) * weight.astype(table.dtype).reshape(side)
+    return total
+
+
+def _block_positions(n, k):
+    """Node numbers of the centres of n blocks of k pixels, and of the outer edges before and after them."""
+    return np.concatenate([[0.5], k * np.arange(n) + (k - 1) / 2 + 1, [k * n + 0.5]])
+
+
+def _edge_to_ring(table):
+    """First and last row, known at the frame's edge, moved half a pixel out to the ring of nodes; then transposed."""
+    xp = array_namespace(table)
+    rows = [
+        2 * table[..., :1, :] - table[..., 1:2, :],
+        table[..., 1:-1, :],
+        2 * table[..., -1:, :] - table[..., -2:-1, :],
+    ]
+    return xp.swapaxes(xp.concatenate(rows, -2), -1, -2)
+
+
+def _add_ring(table):
+    """A row before the first and after the last, on the same slope; then transposed."""
+    xp = array_namespace(table)
+    near = min(1, table.shape[0] - 1)
+    rows = [2 * table[:1] - table[near : near + 1], table, 2 * table[-1:] - table[-1 - near : len(table) - near]]
+    return xp.concatenate(rows, 0).T
+
+
+def make_grid(displacement, area, shape, step, accuracy, dtype):
+    """Build a grid from its tables, solving the inverse.
+
+    Parameters
+    ----------
+    displacement : (2, H, W) array
+        float64, at the nodes given by `node_positions`.
+    area : (H, W) array
+    shape : (ny, nx)
+    step : int
+    accuracy : float
+        Error of the look-up between nodes, pixels.
+    dtype : dtype
+        Of the leaves.
+
+    Returns
+    -------
+    DisplacementGrid
+
+    Raises
+    ------
+    ValueError
+        The map cannot be inverted: two places of the frame come to lie on one another.
+    """
+    ny, nx = shape
+    frame = np.asarray([[-0.5, -0.5], [nx - 0.5, ny - 0.5]])
+    empty = np.zeros((2, 2, 2))
+    grid = DisplacementGrid(
+        displacement, area, empty, np.zeros(2), np.ones(2), frame, np.asarray(accuracy), (ny, nx), step
+    )
+    grid = grid._with_inverse(grid._search)
+    _check_inverse(grid)
+    return grid.astype(dtype)
+
+
+def node_positions(n, step):
+    """Coordinates of the nodes along an axis of n pixels: one before the first pixel, the last beyond the last."""
+    return np.arange(-(-(n + 1) // step) + 1) * step - 1.0
+
+
+def cell_samples(n, step):
+    """Index of at most 40 cells along an axis of n pixels, and the coordinates of their middles."""
+    nodes = node_positions(n, step)[:-1]
+    index = np.unique(np.linspace(0, len(nodes) - 1, 40).astype(int))
+    return index, nodes[index] + step / 2
+
+
+def middle_values(tables, rows, columns):
+    """What a bilinear look-up finds in the middle of cells: the mean of their four nodes."""
+    return sum(tables[..., (rows + dj)[:, None], columns + di] for dj in (0, 1) for di in (0, 1)) / 4
+
+
+def _check_inverse(grid):
+    (i_lo, j_lo), (i_hi, j_hi) = grid.frame
+    i, j = np.meshgrid(i_lo + (i_hi - i_lo) * _ramp(33, float), j_lo + (j_hi - j_lo) * _ramp(33, float))
+    i_back, j_back = grid.backward(*grid.forward(i, j))
+    error = np.hypot(i_back - i, j_back - j)
+    if not np.max(error) <= 1e-3:
+        row, column = np.unravel_index(np.argmax(np.where(np.isnan(error), np.inf, error)), error.shape)
+        where = f"({i[row, column]:.1f}, {j[row, column]:.1f})"
+        raise ValueError(f"the distortion cannot be inverted: pixel (i, j) = {where} shares its place with another")

@@ -8,6 +8,7 @@ A transform is a pytree with
 - ``footprint``: the sensitive part of a pixel, a `Footprint`;
 - ``whole``: the same transform with pixels sensitive all over;
 - ``crval``, ``crval_lo``: where the plane touches the sky, deg, split in two so that float32 keeps it (NaN: unknown);
+- ``shape``: (ny, nx) of the only image it belongs to; absent or None where any will do;
 - ``crop(i0, j0, shape)`` and ``rebin(k)``: the transform of the cropped or block-summed image;
 - ``astype(dtype)``.
 """
@@ -57,6 +58,25 @@ def check_crval(crval):
     if abs(crval[1]) > 90:
         raise ValueError(f"crval: expected (ra, dec) in degrees with |dec| ≤ 90, got {tuple(crval.tolist())}")
     return crval
+
+
+def check_shape(shape):
+    """Two positive integers (ny, nx), or a ValueError."""
+    try:
+        ny, nx = shape
+        fine = int(ny) == ny > 0 and int(nx) == nx > 0
+    except (TypeError, ValueError):
+        fine = False
+    if not fine:
+        raise ValueError(f"shape: expected two positive integers (ny, nx), got {shape!r}")
+    return int(ny), int(nx)
+
+
+def check_step(step):
+    """A positive integer, or a ValueError."""
+    if isinstance(step, bool) or int(step) != step or step < 1:
+        raise ValueError(f"step: expected a positive integer, got {step!r}")
+    return int(step)
 
 
 def cd_matrix(cd, pixelscale):

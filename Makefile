@@ -1,0 +1,51 @@
+# make demo   fit real galaxies; catalogue and pictures in demo_output/
+# make test   all tests at reduced size (minutes); make quick: the fast ones (under a minute); make full: everything
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test quick full lint format bench notebooks clean
+
+demo: .venv/installed
+	$(BIN)/python notebooks/demo.py
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest -n auto -m "not full"
+
+quick: .venv/installed-test
+	$(BIN)/python -m pytest -n auto -m "not full" tests/test_numerics.py tests/test_parameters.py tests/test_image.py \
+		tests/test_linear.py tests/test_lm.py tests/test_layout.py tests/test_bad_input.py
+
+full: .venv/installed-test notebooks
+	$(BIN)/python -m pytest -n auto
+
+notebooks: .venv/installed-notebooks
+	for notebook in notebooks/*.ipynb; do \
+		$(BIN)/python -m jupyter nbconvert --to notebook --execute --output-dir build/notebooks $$notebook || exit 1; \
+	done
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/installed-bench
+	$(BIN)/python benchmarks/first_fit.py
+	$(BIN)/python benchmarks/many_fits.py
+
+.venv/created:
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/installed: .venv/created pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/installed-%: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	touch $@
+
+clean:
+	rm -rf .venv build demo_output

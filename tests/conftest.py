@@ -1,0 +1,40 @@
+"""Strict JAX for every test: ranks never broadcast by accident, dtypes never mix, warnings are errors."""
+
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+DATA = Path(__file__).parent / "data"
+
+
+def pytest_configure(config):
+    config.addinivalue_line("filterwarnings", "error")
+
+
+@pytest.fixture(scope="session")
+def data_dir():
+    """Folder of the bundled data; see its README for origins and licences."""
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def truth():
+    """``truth(name)`` → (cases by name, arrays by name) of exactly integrated images in data/truth."""
+
+    def load(name):
+        cases = json.loads((DATA / "truth" / f"{name}.json").read_text())["cases"]
+        with np.load(DATA / "truth" / f"{name}.npz") as arrays:
+            return {case["name"]: case for case in cases}, dict(arrays)
+
+    return load
