@@ -254,6 +254,8 @@ def along_major_axis(parts, ellipse, rmax):
     radius = np.linspace(1e-3, 1, 300) * rmax
     x, y = jnp.asarray(x0 + radius * np.sin(angle)), jnp.asarray(y0 + radius * np.cos(angle))
     extended = [item for item in parts if kind(item[1]) == "extended"]
+    if not extended:
+        raise ValueError("image: stars have a profile only as an image with its PSF sees them; pass image=")
     return radius, {name: np.asarray(part(own, x, y), np.float64) for name, part, own in extended}
 
 

@@ -1,6 +1,7 @@
 """FITS files and astropy's CCDData in and out."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,11 @@ from astropy.nddata import CCDData, InverseVariance, NDData
 
 from jaxphot.hdus import (
     FitsFile,
+    agrees,
     exact_card,
+    footprint_of_header,
     image_shape,
+    inverse_cards,
     is_reference,
     psf_cards,
     read_wcs,
@@ -24,6 +28,7 @@ from jaxphot.image import Image, check_window, crop, make_image
 from jaxphot.psf import PSF, make_psf
 from jaxphot.pytree import is_concrete
 from jaxphot.render import check_image
+from jaxphot.transforms.cmos import make_cmos
 from jaxphot.transforms.linear import make_linear
 from jaxphot.transforms.wcs import transform_from_wcs
 
@@ -73,7 +78,7 @@ def read_fits(
         counts = data · gain; not taken from foreign headers, where GAIN often is that of a single exposure.
     transform, pixelscale, wcs : optional
         One of them, instead of the header's WCS, as in `make_image`. Without any and without a celestial WCS in the
-        header, the plane is the pixel grid.
+        header, the plane is the pixel grid. SPIXLOC1/2 and SPIXSCL in the header make CMOS pixels (`make_cmos`).
     window : (i0, i1, j0, j1), optional
         Read these columns and rows only (see `crop`).
     dtype : dtype, optional
@@ -132,22 +137,21 @@ def _build(file, science, noise, place, others, window):
         i0, i1, j0, j1 = window = check_window(window, frame)
         inside = (max(i0, 0), min(i1, frame[1]), max(j0, 0), min(j1, frame[0]))
     transform = _transform(file, science, place, frame)
-    if inside is not None:
-        transform = transform.crop(inside[0], inside[2], (inside[3] - inside[2], inside[1] - inside[0]))
     noise = {name: file.plane(name, given, frame, inside) for name, given in noise.items()}
     mask = file.plane("mask", others.pop("mask", None), frame, inside)
     psf = others.pop("psf", None)
     image = make_image(
         file.pixels(science, inside),
-        transform=transform,
+        transform=transform if window is None else None,
         mask=None if mask is None else mask != 0,
         psf=_stamp(*file.find("psf", psf)) if is_reference(psf) else psf,
         **noise,
         **others,
     )
-    if inside in (None, window):
+    if window is None:
         return image
-    return crop(image, (i0 - inside[0], i1 - inside[0], j0 - inside[2], j1 - inside[2]))
+    image = crop(image, (i0 - inside[0], i1 - inside[0], j0 - inside[2], j1 - inside[2]))
+    return replace(image, transform=transform.crop(i0, j0, image.shape).astype(image.dtype))
 
 
 def _transform(file, science, place, frame):
@@ -169,7 +173,9 @@ def _header_transform(file, science, frame):
         return stored
     try:
         wcs = read_wcs(science.header, file.hdus)
-        return transform_from_wcs(wcs, frame) if wcs.has_celestial else make_linear(pixelscale=1.0)
+        transform = transform_from_wcs(wcs, frame) if wcs.has_celestial else make_linear(pixelscale=1.0)
+        footprint = footprint_of_header(science.header)
+        return transform if footprint is None else make_cmos(transform, *footprint)
     except (ValueError, KeyError, MemoryError) as error:  # among them all that wcslib raises
         label = file.label(science)
         raise ValueError(f"{label}: its WCS cannot be used: {error}; pass pixelscale= or transform=") from None
@@ -185,7 +191,7 @@ def _stored_transform(file, header):
             transform = transform_from_table(table)
         except (ValueError, KeyError) as error:
             raise ValueError(f"{file.label(table)}: {error}; pass pixelscale= or transform=") from None
-        if all(header.get(card.keyword) == card.value for card in wcs_cards(transform)):
+        if agrees(header, wcs_cards(transform)):
             return transform
     if not read_wcs(header).has_celestial:
         problem = "its TRANSFORM table is missing or disagrees with the header"
@@ -271,10 +277,11 @@ def write_fits(path, image, overwrite=False):
 
     Notes
     -----
-    The primary HDU holds the data, with an ordinary WCS in the header, MAGZERO and GAIN. Extensions: IVAR (inverse
+    The primary HDU holds the data, with an ordinary WCS in the header (with SIP terms where the pixels are distorted,
+    and SPIXLOC1/2, SPIXSCL where only a part of them collects light), MAGZERO and GAIN. Extensions: IVAR (inverse
     variance, 0 = ignored), MASK (1 = ignored), PSF (PSFCEN1/2: its centre, 0-based; PSFOVER: cells a pixel; PSFINTEG),
     and TRANSFORM, a table with every number of the transform, which the header's cards cannot all hold exactly. The
-    file appears at once or not at all.
+    file appears at once or not at all. The sky's frame is not known to an image: RA and DEC are written.
     """
     check_image(image)
     if not is_concrete(image):
@@ -293,7 +300,7 @@ def write_fits(path, image, overwrite=False):
 
 def _image_cards(image):
     cards = [fits.Card("JAXPHOT", _VERSION, "layout of this file: see jaxphot.write_fits")]
-    return cards + wcs_cards(image.transform) + _flux_cards(image)
+    return cards + wcs_cards(image.transform) + inverse_cards(image.transform) + _flux_cards(image)
 
 
 def _flux_cards(image):
@@ -378,7 +385,7 @@ def to_ccddata(image, unit=""):
     """
     check_image(image)
     cards = _flux_cards(image) + ([] if image.psf is None else psf_cards(image.psf))
-    wcs = read_wcs(fits.Header(wcs_cards(image.transform)))
+    wcs = read_wcs(fits.Header(wcs_cards(image.transform) + inverse_cards(image.transform)))
     return CCDData(
         np.array(image.data),
         unit=unit,

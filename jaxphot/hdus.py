@@ -18,9 +18,14 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS, FITSFixedWarning
 
+from jaxphot.transforms.cmos import CMOS
+from jaxphot.transforms.grid import DisplacementGrid
 from jaxphot.transforms.linear import Linear
+from jaxphot.transforms.polynomial import order_of
+from jaxphot.transforms.sip import SIP, fit_inverse_coefficients, polynomial_error
 from jaxphot.units import ARCSEC_PER_DEG
 
+_VISIBLE = 1e-3  # pixels
 _IMAGE_HDUS = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
 
 
@@ -192,15 +197,16 @@ def psf_cards(psf):
     ]
 
 
-def _linear_cards(transform):
+def _linear_cards(transform, suffix=""):
     """CTYPE, CRVAL, CRPIX and CD; the plane's origin is at CRVAL, so `crtan` is folded into CRPIX."""
     cd, crpix, crtan, crval, crval_lo = (
         np.asarray(getattr(transform, name), np.float64) for name in ("cd", "crpix", "crtan", "crval", "crval_lo")
     )
-    crpix = crpix - np.linalg.solve(cd, crtan) + 1
+    # a distortion is written about crpix, which must stay: there `crtan` goes into its constant term
+    crpix = crpix + 1 - (0 if suffix else np.linalg.solve(cd, crtan))
     on_sky = not np.any(np.isnan(crval))
     crval, cd = (crval + crval_lo, cd / ARCSEC_PER_DEG) if on_sky else (np.zeros(2), cd)
-    names = ("RA---TAN", "DEC--TAN") if on_sky else ("X", "Y")
+    names = ("RA---TAN" + suffix, "DEC--TAN" + suffix) if on_sky else ("X", "Y")
     cards = []
     for n in (0, 1):
         cards.append(fits.Card(f"CTYPE{n + 1}", names[n]))
@@ -211,11 +217,37 @@ def _linear_cards(transform):
     return cards
 
 
+def _sip_cards(transform):
+    constant = np.linalg.solve(*(np.asarray(value, np.float64) for value in (transform.cd, transform.crtan)))
+    cards = _linear_cards(transform.linear, "-SIP")
+    for name, coefficients, shift in (("A", transform.a, constant[0]), ("B", transform.b, constant[1])):
+        shifted = np.array(coefficients, np.float64)
+        shifted[0, 0] += shift
+        cards.extend(_coefficient_cards(name, shifted))
+    return cards
+
+
+def _coefficient_cards(name, coefficients):
+    """A_ORDER, A_0_2, … of coefficients c[p, q]."""
+    cards = [fits.Card(f"{name}_ORDER", max(order_of(coefficients), 1))]
+    return cards + [exact_card(f"{name}_{p}_{q}", coefficients[p, q]) for p, q in np.argwhere(coefficients != 0)]
+
+
+def _cmos_cards(transform):
+    loc, scale = np.asarray(transform.loc, np.float64), np.asarray(transform.scale, np.float64)
+    sides = {"SPIXSCL": scale[0]} if scale[0] == scale[1] else {"SPIXSCL1": scale[0], "SPIXSCL2": scale[1]}
+    places = {"SPIXLOC1": loc[0], "SPIXLOC2": loc[1], **sides}
+    return wcs_cards(transform.inner) + [exact_card(key, value) for key, value in places.items()]
+
+
 # Transforms that a file can hold, and the header cards that tell other tools where their pixels are. A new transform
-# is one line here, and a function of its cards if they are not another's; its numbers are stored whatever they are.
+# is one line here and a function of its cards; its numbers are stored whatever they are.
 _WCS_CARDS = {
     Linear: _linear_cards,
+    SIP: _sip_cards,
+    CMOS: _cmos_cards,
 }
+_PARTS = (DisplacementGrid,)  # of transforms
 
 
 def wcs_cards(transform):
@@ -226,6 +258,50 @@ def wcs_cards(transform):
     return _WCS_CARDS[type(transform)](transform)
 
 
+def inverse_cards(transform):
+    """AP and BP of a SIP transform: as they were given, else fitted. Other tools start or end there; jaxphot does not.
+
+    Warns where A and B themselves, of a distortion that is no such polynomial, are off.
+    """
+    transform = getattr(transform, "inner", transform)
+    if not isinstance(transform, SIP):
+        return []
+    error = polynomial_error(transform)
+    if error > _VISIBLE:
+        warnings.warn(
+            f"image: its distortion is no SIP polynomial: the WCS in the header is off by up to {error:.2g} pixels;"
+            " read_fits brings back the exact one",
+            stacklevel=3,
+        )
+    if np.any(np.asarray(transform.crtan) != 0):  # AP and BP would have to be written about another point
+        return []
+    ap, bp = (np.asarray(c, np.float64) for c in (transform.ap, transform.bp))
+    if not (np.any(ap) or np.any(bp)):
+        ap, bp, _ = fit_inverse_coefficients(transform)
+    return _coefficient_cards("AP", ap) + _coefficient_cards("BP", bp)
+
+
+def footprint_of_header(header):
+    """(loc, scale) of a CMOS pixel from SPIXLOC1/2 and SPIXSCL or SPIXSCL1/2; None without them."""
+    scale = header.get("SPIXSCL", header.get("SPIXSCL1"))
+    if scale is None:
+        return None
+    loc = (header.get("SPIXLOC1", 0.0), header.get("SPIXLOC2", 0.0))
+    return loc, (scale, header.get("SPIXSCL2", scale))
+
+
+def agrees(header, cards):
+    """True where a header still says what these cards do, up to rounding."""
+    for card in cards:
+        value = header.get(card.keyword)
+        if isinstance(card.value, float) and isinstance(value, (int, float)):
+            if not np.isclose(value, card.value, rtol=1e-12, atol=0):
+                return False
+        elif value != card.value:
+            return False
+    return True
+
+
 def transform_table(transform):
     """A table HDU whose one row has a column for every leaf; its NODES card says to which classes they belong."""
     nodes, leaves = {}, {}
@@ -233,7 +309,7 @@ def transform_table(transform):
     row = np.zeros(1, [(name, leaf.dtype, leaf.shape) for name, leaf in leaves.items()])
     for name, leaf in leaves.items():
         row[name] = leaf
-    return fits.BinTableHDU(row, fits.Header([fits.Card("NODES", json.dumps(nodes))]), name="TRANSFORM")
+    return fits.BinTableHDU(row, fits.Header([fits.Card("NODES", json.dumps(nodes, default=int))]), name="TRANSFORM")
 
 
 def _take_apart(node, path, nodes, leaves):
@@ -263,7 +339,7 @@ def transform_from_table(table):
 
 def _put_together(path, nodes, leaves):
     kind_name, static = nodes[path]
-    kind = next((kind for kind in _WCS_CARDS if kind.__name__ == kind_name), None)
+    kind = next((kind for kind in (*_WCS_CARDS, *_PARTS) if kind.__name__ == kind_name), None)
     if kind is None:
         raise ValueError(f"its transform is a {kind_name}, which this version of jaxphot does not know")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in static.items()}

@@ -181,7 +181,8 @@ def _inverse_variance(data, variance, std, ivar, mask, dtype):
     weights = np.where(good, weights, 0.0)
     if not np.any(weights > 0):
         raise ValueError("data: no usable pixel: all are masked, not finite or have ivar 0")
-    cast = weights.astype(dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        cast = weights.astype(dtype)
     if not np.all(np.isfinite(cast)) or np.any((cast == 0) & (weights > 0)):
         raise ValueError(f"{name}: its inverse variance does not fit into {np.dtype(dtype)}; rescale the data")
     return weights

@@ -32,9 +32,10 @@ def b_n(n):
     shifted = jnp.maximum(n, 0.08) + 0.4
     # inside (−1, 1) for every n, so that the angle can be differentiated
     angle = jnp.arccos(jnp.clip(0.95 / shifted - 1, -1 + 1e-6, 1 - 1e-6))
-    order = jnp.arange(len(_SERSIC_B), dtype=angle.dtype)
+    row = (1,) * angle.ndim + (-1,)
+    order = jnp.arange(len(_SERSIC_B), dtype=angle.dtype).reshape(row)
     polynomials = jnp.cos(order * angle[..., None])  # all at once: a loop of scalar steps compiles slowly
-    smooth = jnp.sum(polynomials * jnp.asarray(_SERSIC_B, angle.dtype), axis=-1)
+    smooth = jnp.sum(polynomials * jnp.asarray(_SERSIC_B, angle.dtype).reshape(row), axis=-1)
     return shifted * jnp.exp(smooth - 0.5 * np.log(2).item() / jnp.maximum(n, 0.08))
 
 

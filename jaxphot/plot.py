@@ -266,7 +266,7 @@ def profile(model, params, image=None, ax=None, *, part=None, rmax=None, samplin
     else:
         radius, curves, level, error = in_annuli(image, parts, ellipse, rmax, sampling)
         ax.errorbar(radius, level, error, fmt="o", color="0.4", markersize=3.5, elinewidth=0.9, label="data", zorder=1)
-        known = np.concatenate([level[level > error], error / 2])
+        known = np.concatenate([level[level > error], error / 2, [np.max(sum(curves.values()))]])
     for number, (name, curve) in enumerate(curves.items()):
         if len(curves) > 1:
             ax.plot(radius, curve, "--", color=f"C{number}", linewidth=1.3, label=name, zorder=2)

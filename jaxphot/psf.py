@@ -78,7 +78,8 @@ def make_psf(data, *, oversample=1, center=None, integrated=False, dtype=None):
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"psf: expected a two-dimensional stamp, got shape {values.shape}")
     if dtype is None:
-        dtype = values.dtype if values.dtype in (np.float32, np.float64) else default_dtype()
+        native = values.dtype.newbyteorder("=")
+        dtype = native if native in (np.float32, np.float64) else default_dtype()
     values = values.astype(np.float64)
     if not np.all(np.isfinite(values)):
         raise ValueError(f"psf: {np.sum(~np.isfinite(values))} values are not finite")

@@ -135,7 +135,7 @@ def render(model, params, image, sampling=DEFAULT_SAMPLING):
     --------
     >>> import numpy as np, jaxphot as jp
     >>> image = jp.make_image(np.zeros((9, 9)), std=1.0, pixelscale=0.5)
-    >>> float(render(jp.models.flat_sky, {"I0": 4.0}, image)[0, 0])
+    >>> round(float(render(jp.models.flat_sky, {"I0": 4.0}, image)[0, 0]), 4)
     1.0
     """
     check_model(model)

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxphot.numerics import gauss_legendre
 from jaxphot.pytree import pytree, static_field
+from jaxphot.refine import integrate
 
 
 @pytree
@@ -83,6 +84,24 @@ class Quadrature:
         return jnp.broadcast_to(model(params, x, y), cells.shape).astype(i.dtype)
 
 
+@dataclass(frozen=True)
+class Adaptive:
+    """Samples where the source needs them; made by `adaptive`.
+
+    Attributes
+    ----------
+    tol : float
+        Accuracy, relative to the larger of the cell and 1e-4 of the brightest.
+    """
+
+    tol: float
+
+    def __call__(self, model, params, cells):
+        """Mean brightness over each cell, (ny, nx)."""
+        layout = (*cells.shape, cells.step)
+        return integrate(model, self.tol, layout, params, cells.transform, (cells.start, cells.size))
+
+
 def _tensor(nodes, weights):
     pairs = list(zip(np.asarray(nodes).tolist(), np.asarray(weights).tolist(), strict=True))
     return Quadrature(tuple((oi, oj, wi * wj) for oj, wj in pairs for oi, wi in pairs))
@@ -115,6 +134,24 @@ def upsample(n):
     return _tensor((np.arange(n) + 0.5) / n - 0.5, np.full(n, 1 / n))
 
 
+def adaptive(tol=1e-4):
+    """As many samples as the source needs in every pixel: one far out, integrals along pixel edges at its centre.
+
+    Parameters
+    ----------
+    tol : float
+        Largest error wanted, relative to the larger of the pixel and 1e-4 of the brightest pixel.
+
+    Examples
+    --------
+    >>> adaptive(1e-3).tol
+    0.001
+    """
+    if isinstance(tol, bool) or not 0 < tol < 1:
+        raise ValueError(f"tol: expected a number between 0 and 1, got {tol!r}")
+    return Adaptive(float(tol))
+
+
 def _check_count(n):
     if isinstance(n, bool) or int(n) != n or not 1 <= n <= 100:
         raise ValueError(f"n: expected an integer from 1 to 100, got {n!r}")
@@ -123,7 +160,7 @@ def _check_count(n):
 
 def check_sampling(sampling):
     """Refuse a bare factory (``sampling.quad`` instead of ``sampling.quad(3)``) and other things that are no rule."""
-    if isinstance(sampling, Quadrature):
+    if isinstance(sampling, Quadrature | Adaptive):
         return
     if callable(sampling) and hasattr(sampling, "__name__"):
         name = sampling.__name__

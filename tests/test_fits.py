@@ -14,6 +14,8 @@ import jaxphot as jp
 from jaxphot import hdus as pieces
 from jaxphot.fits import from_ccddata, read_psf, to_ccddata
 from jaxphot.pytree import pytree, static_field
+from jaxphot.transforms.cmos import make_cmos
+from jaxphot.transforms.sip import make_sip
 
 SHAPE = (7, 9)
 # rotated, mirrored, not square, with a reference pixel and offsets that no decimal holds exactly
@@ -168,6 +170,81 @@ def test_an_edited_header_wins(tmp_path):
         del hdus["TRANSFORM"]
     with pytest.raises(ValueError, match="TRANSFORM table is missing"):
         jp.read_fits(path)
+
+
+def _distorted(dtype=np.float64, **changes):
+    """A SIP transform for images of the test's shape, distorted by a pixel, with and without a linear term."""
+    a, b = {(2, 0): 1e-3 / 3, (1, 1): -2e-3, (0, 3): 1e-4, (1, 0): 1e-3 / 7}, {(0, 2): 1e-3, (2, 1): -1e-4}
+    place = {**PLACE, "crpix": (3.1, 10 / 3), "crtan": (0, 0), **changes}
+    return make_sip(SHAPE, a, b, **place, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["sip", "cmos", "cmos of sip"])
+@pytest.mark.parametrize("crtan", [(0, 0), (0.1, -0.3)])
+def test_every_transform_comes_back_and_astropy_agrees(tmp_path, dtype, kind, crtan):
+    transform = _distorted(dtype, crtan=crtan) if "sip" in kind else jp.make_linear(**PLACE, dtype=dtype)
+    if "cmos" in kind:
+        transform = make_cmos(transform, (-0.1, 0.05), 0.8 if kind == "cmos" else (0.5, 0.7))
+    image = _image(dtype, transform=transform)
+    jp.write_fits(tmp_path / "a.fits", image)
+    _assert_same(image, jp.read_fits(tmp_path / "a.fits"))
+    window = (-1, 5, 2, 7)
+    _assert_same(jp.crop(image, window), jp.read_fits(tmp_path / "a.fits", window=window))
+
+    header = fits.getheader(tmp_path / "a.fits")
+    i, j = np.meshgrid(np.arange(9.0), np.arange(7.0))
+    ra, dec = WCS(header).all_pix2world(i, j, 0)
+    ours_ra, ours_dec = jp.pixel_to_sky(image.transform, i, j)
+    d_ra = (ours_ra - ra + 180) % 360 - 180
+    tolerance = 1e-9 if dtype == np.float64 else 1e-8
+    assert np.max(np.hypot(d_ra * np.cos(np.deg2rad(dec)), ours_dec - dec)) < tolerance
+
+    # without what jaxphot alone understands, the header's cards give the same places and footprints
+    del header["JAXPHOT"]
+    again = jp.read_fits(_write(tmp_path / "b.fits", np.array(image.data), header), std=1.0)
+    assert type(again.transform) is type(image.transform)
+    np.testing.assert_allclose(again.pixel_area_map, image.pixel_area_map, rtol=1e-5 if dtype == np.float32 else 1e-9)
+    np.testing.assert_allclose(
+        jp.pixel_to_sky(again.transform, i, j), (ours_ra, ours_dec), rtol=0, atol=1e-9 if dtype == np.float64 else 1e-7
+    )
+
+
+def test_inverse_coefficients_are_kept_or_made(tmp_path):
+    image = _image(transform=_distorted())
+    jp.write_fits(tmp_path / "a.fits", image)
+    wcs = WCS(fits.getheader(tmp_path / "a.fits"))
+    i, j = wcs.sip_foc2pix(*wcs.sip_pix2foc(4.0, 3.0, 0), 0)
+    np.testing.assert_allclose((i, j), (4, 3), rtol=0, atol=1e-3)
+    given = make_sip(SHAPE, {(2, 0): 1e-3}, {}, ap={(2, 0): -1e-3 / 3}, bp={}, **{**PLACE, "crtan": (0, 0)})
+    jp.write_fits(tmp_path / "b.fits", _image(transform=given))
+    header = fits.getheader(tmp_path / "b.fits")
+    assert header["A_2_0"] == 1e-3
+    assert header["AP_2_0"] == -1e-3 / 3
+    assert "AP_1_1" not in header
+
+
+def test_a_distortion_that_sip_cannot_say_is_written_with_a_warning(tmp_path):
+    image = _image(transform=_distorted())
+    off = dataclasses.replace(image.transform, a=image.transform.a * 2)
+    image = dataclasses.replace(image, transform=off)
+    with pytest.warns(UserWarning, match="the WCS in the header is off by up to"):
+        jp.write_fits(tmp_path / "a.fits", image)
+    _assert_same(image, jp.read_fits(tmp_path / "a.fits"))
+
+
+def test_real_sip_header(tmp_path, data_dir):
+    with fits.open(data_dir / "spitzer" / "sip.fits") as opened:
+        header = opened[0].header.copy()
+    path = _write(tmp_path / "a.fits", np.zeros((256, 256)), header)
+    image = jp.read_fits(path, std=1.0)
+    assert float(image.transform.a[0, 2]) == np.float64(header["A_0_2"])
+    jp.write_fits(tmp_path / "b.fits", image)
+    _assert_same(image, jp.read_fits(tmp_path / "b.fits"))
+    first, second = (pieces.read_wcs(fits.getheader(tmp_path / name)) for name in ("a.fits", "b.fits"))
+    i, j = np.meshgrid(np.linspace(0, 255, 7), np.linspace(0, 255, 5))
+    np.testing.assert_allclose(second.all_pix2world(i, j, 0), first.all_pix2world(i, j, 0), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(second.sip.ap, first.sip.ap, rtol=1e-15)
 
 
 @pytree

@@ -26,7 +26,7 @@ def sersic(r, *, n: SersicIndex, Re: Radius, Ie: Intensity):
 
     Examples
     --------
-    >>> float(sersic(2.0, n=4.0, Re=2.0, Ie=3.0))
+    >>> round(float(sersic(2.0, n=4.0, Re=2.0, Ie=3.0)), 4)
     3.0
     """
     b = b_n(n)

@@ -78,20 +78,12 @@ class DisplacementGrid:
         return solution.real, solution.imag
 
     def relative_area(self, i, j):
-        """Area of the pixel at (i, j) ÷ that of an undistorted one.
+        """Area of the pixel at (i, j) ÷ that of an undistorted one; outside the frame, that at its edge.
 
-        Outside the frame it is what the displacement carried on gives, so that light keeps its flux.
+        So light that the PSF brings in from outside is as bright as that inside: what a constant displacement covers
+        out there would make uniform light jump at the border.
         """
-        xp = array_namespace(self.displacement, i, j)
-        cell = self._cell(self.displacement, i, j)
-        if xp is jnp:
-            cell = jax.lax.optimization_barrier(cell)  # else XLA looks nodes up anew for every use: 5 times slower
-        slopes = _slopes(*cell, self.step)
-        in_i, in_j = self._inside(i, j)
-        within, carried_on = _determinant(slopes), _determinant(_gated(slopes, in_i, in_j, xp))
-        ratio = xp.abs(carried_on / xp.where(within == 0, 1, within))
-        (area,) = _bilinear(*self._cell(self.area[None], i, j))
-        return area * xp.where(in_i & in_j, 1, ratio)
+        return _bilinear(*self._cell(self.area[None], i, j))[0]
 
     def crop(self, i0, j0, shape):
         """The grid of the window of a given shape whose first pixel is (i0, j0).
@@ -101,7 +93,7 @@ class DisplacementGrid:
         the window's edge. The result has a node at every pixel.
         """
         if self.displacement.ndim > 3:
-            return jax.vmap(lambda grid: grid.crop(i0, j0, shape))(self)
+            return self._each(lambda grid: grid.crop(i0, j0, shape))
         old = _concrete_as_numpy(self)
         columns = (np.arange(-1, shape[1] + 1) + i0 + 1) / self.step
         rows = (np.arange(-1, shape[0] + 1) + j0 + 1) / self.step
@@ -120,7 +112,7 @@ class DisplacementGrid:
     def rebin(self, k):
         """The grid of the image summed over k × k blocks; its pixel (0, 0) is centred at (k − 1) / 2 of the old."""
         if self.displacement.ndim > 3:
-            return jax.vmap(lambda grid: grid.rebin(k))(self)
+            return self._each(lambda grid: grid.rebin(k))
         old = _concrete_as_numpy(self if self.step == 1 else self.crop(0, 0, self.shape))
         ny, nx = shape = (self.shape[0] // k, self.shape[1] // k)
         rows, columns = _block_positions(ny, k), _block_positions(nx, k)
@@ -141,6 +133,13 @@ class DisplacementGrid:
     def astype(self, dtype):
         """The grid in another floating-point dtype."""
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self)
+
+    def _each(self, function):
+        """A function of one grid over a stack of them; one by one where they are known, to compile nothing."""
+        if not is_concrete(self):
+            return jax.vmap(function)(self)
+        grids = [function(jax.tree.map(lambda leaf, n=n: leaf[n], self)) for n in range(len(self.accuracy))]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *grids)
 
     def _with_inverse(self, start):
         """The grid with its inverse table solved, from a first guess ``start(wi, wj)`` of the pixel coordinates."""
@@ -281,7 +280,8 @@ def _resample(table, positions, axis, taps):
     taps = min(taps, n)
     first = np.clip(np.floor(positions).astype(int) - (taps - 2) // 2, 0, n - taps)
     x = positions - first
-    side = (-1, 1) if axis == -2 else (-1,)
+    side = np.ones(table.ndim, int)
+    side[axis] = -1
     total = 0
     for k in range(taps):
         weight = np.prod([(x - m) / (k - m) for m in range(taps) if m != k], axis=0)
@@ -353,16 +353,33 @@ def node_positions(n, step):
     return np.arange(-(-(n + 1) // step) + 1) * step - 1.0
 
 
-def cell_samples(n, step):
-    """Index of at most 40 cells along an axis of n pixels, and the coordinates of their middles."""
+def look_up_error(table, displacement, shape, step):
+    """Largest error (pixels) of a look-up between nodes, from samples half-way along the sides of cells.
+
+    Parameters
+    ----------
+    table : (2, H, W) array
+        The displacement at the nodes.
+    displacement : function
+        ``displacement(i, j) → (2, len(j), len(i))``, exactly.
+    shape, step : (ny, nx), int
+
+    Returns
+    -------
+    float
+    """
+    (rows, j), (columns, i) = [_some_cells(side, step) for side in shape]
+    at = lambda dj, di: table[:, (rows + dj)[:, None], columns + di]  # noqa: E731
+    along_i = (at(0, 0) + at(0, 1)) / 2 - displacement(i + step / 2, j)
+    along_j = (at(0, 0) + at(1, 0)) / 2 - displacement(i, j + step / 2)
+    return np.max(np.hypot(*(np.abs(along_i) + np.abs(along_j))))  # inside a cell the two add up at worst
+
+
+def _some_cells(n, step):
+    """Index and first node of at most 40 cells along an axis of n pixels, evenly spread."""
     nodes = node_positions(n, step)[:-1]
     index = np.unique(np.linspace(0, len(nodes) - 1, 40).astype(int))
-    return index, nodes[index] + step / 2
-
-
-def middle_values(tables, rows, columns):
-    """What a bilinear look-up finds in the middle of cells: the mean of their four nodes."""
-    return sum(tables[..., (rows + dj)[:, None], columns + di] for dj in (0, 1) for di in (0, 1)) / 4
+    return index, nodes[index]
 
 
 def _check_inverse(grid):

@@ -71,7 +71,8 @@ class Linear:
 
     def crop(self, i0, j0, shape):
         """The transform of the window whose first pixel is (i0, j0)."""
-        return self._replace(crpix=self.crpix - jnp.asarray([i0, j0], self.crpix.dtype))
+        first = jnp.broadcast_to(jnp.asarray([i0, j0], self.crpix.dtype), self.crpix.shape)
+        return self._replace(crpix=self.crpix - first)
 
     def rebin(self, k):
         """The transform of the image summed over k × k blocks."""

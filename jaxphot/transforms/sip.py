@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxphot.pytree import pytree
-from jaxphot.transforms.grid import DisplacementGrid, cell_samples, make_grid, middle_values, node_positions
+from jaxphot.transforms.grid import DisplacementGrid, look_up_error, make_grid, node_positions
 from jaxphot.transforms.linear import Linear, make_linear
 from jaxphot.transforms.polynomial import dense_coefficients, fit_polynomial, jacobian, on_grid
 from jaxphot.transforms.protocol import WHOLE_PIXEL, check_pair, check_shape, check_step, default_dtype
@@ -120,7 +120,7 @@ def _rescaled(coefficients, k):
     """Coefficients in pixels k times as large: c k^(p + q − 1)."""
     powers = np.arange(coefficients.shape[-1])
     factors = float(k) ** (powers[:, None] + powers - 1.0)
-    return coefficients * factors.astype(coefficients.dtype)
+    return coefficients * np.broadcast_to(factors, coefficients.shape).astype(coefficients.dtype)
 
 
 def make_sip(
@@ -190,18 +190,17 @@ def make_sip(
 def _polynomial_grid(shape, a, b, crpix, step, dtype):
     """The displacement grid of polynomials about crpix."""
     i, j = node_positions(shape[1], step), node_positions(shape[0], step)
-    u, v = i - crpix[0], j - crpix[1]
-    displacement = np.empty((2, len(v), len(u)))
-    on_grid(a, u, v, out=displacement[0])
-    on_grid(b, u, v, out=displacement[1])
-    area = on_grid(jacobian(a, b), u, v)
+    table = np.empty((2, len(j), len(i)))
+
+    def displacement(i, j, out=(None, None)):
+        return [on_grid(c, i - crpix[0], j - crpix[1], values) for c, values in zip((a, b), out, strict=True)]
+
+    displacement(i, j, out=table)
+    area = on_grid(jacobian(a, b), i - crpix[0], j - crpix[1])
     _check_folds(jacobian(a, b), shape, crpix, step, area)
     np.abs(area, out=area)
-    rows, middle_j, columns, middle_i = *cell_samples(shape[0], step), *cell_samples(shape[1], step)
-    middle_u, middle_v = middle_i - crpix[0], middle_j - crpix[1]
-    exact = np.stack([on_grid(c, middle_u, middle_v) for c in (a, b)])
-    accuracy = np.max(np.abs(middle_values(displacement, rows, columns) - exact))
-    return make_grid(displacement, area, shape, step, accuracy, dtype)
+    accuracy = look_up_error(table, displacement, shape, step)
+    return make_grid(table, area, shape, step, accuracy, dtype)
 
 
 def _check_folds(coefficients, shape, crpix, step, area):

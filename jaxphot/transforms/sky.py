@@ -36,7 +36,7 @@ def plane_to_sky(x, y, crval, crval_lo=(0.0, 0.0)):
     --------
     >>> ra, dec = plane_to_sky(0.0, 3600.0, (10.0, 20.0))
     >>> round(float(ra), 6), round(float(dec), 6)
-    (10.0, 20.999899)
+    (10.0, 20.999898)
     """
     (x, y, crval, crval_lo), xp = _prepared(x, y, crval, crval_lo)
     xi, eta = x / ARCSEC_PER_RAD, y / ARCSEC_PER_RAD

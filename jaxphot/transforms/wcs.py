@@ -6,7 +6,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 
-from jaxphot.transforms.grid import cell_samples, make_grid, middle_values, node_positions
+from jaxphot.transforms.grid import look_up_error, make_grid, node_positions
 from jaxphot.transforms.linear import Linear, make_linear
 from jaxphot.transforms.polynomial import dense_coefficients, on_grid
 from jaxphot.transforms.protocol import check_shape, check_step, default_dtype
@@ -163,8 +163,7 @@ def _from_sky(sky, shape, step):
     i, j = node_positions(nx, step), node_positions(ny, step)
     table = displacement(i, j)
     _check_finite(table, i, j)
-    rows, middle_j, columns, middle_i = *cell_samples(ny, step), *cell_samples(nx, step)
-    accuracy = np.max(np.abs(middle_values(table, rows, columns) - displacement(middle_i, middle_j)))
+    accuracy = look_up_error(table, displacement, shape, step)
     area = _quadrilaterals(displacement, i, j)
     if accuracy > _WORTH_A_WARNING:
         warnings.warn(f"wcs: positions between pixel centres are good to {accuracy:.2g} pixels only", stacklevel=3)

@@ -1,0 +1,149 @@
+"""The house rules that a machine can check: who imports whom, how long files are, what importing does."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxphot as jp
+
+ROOT = Path(jp.__file__).parent
+
+# A file imports only from files above it. `jaxphot` itself (its __init__) may be imported by none of them.
+ORDER = [
+    "pytree",
+    "numerics",
+    "units",
+    "parameters",
+    "transforms",
+    "transforms.protocol",
+    "transforms.linear",
+    "transforms.polynomial",
+    "transforms.grid",
+    "transforms.sip",
+    "transforms.cmos",
+    "transforms.sky",
+    "transforms.wcs",
+    "psf",
+    "image",
+    "models.profiles",
+    "models.metrics",
+    "models.combinators",
+    "models.skies",
+    "models.special",
+    "models",
+    "sampling",
+    "edges",
+    "adaptive",
+    "convolution",
+    "render",
+    "likelihood",
+    "initialize",
+    "fitting.lm",
+    "fitting.coordinates",
+    "fitting.amplitudes",
+    "fitting.solve",
+    "fitting.batch",
+    "fitting.gradient",
+    "fitting",
+    "inference",
+    "hdus",
+    "fits",
+    "catalog",
+    "drawing",
+    "plot",
+    "__init__",
+]
+
+LONGEST = 400
+ASTROPY_ALLOWED = {"fits", "hdus", "catalog", "drawing", "plot"}  # pictures: WCS axes
+MATPLOTLIB_ALLOWED = {"drawing", "plot"}
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+FILES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imported(path):
+    """Every (name, line) that a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}:{node.lineno}: relative import"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                known = node.module.startswith("jaxphot") and name.removeprefix("jaxphot.") in FILES
+                yield (name if known else node.module), node.lineno
+
+
+def test_every_file_has_its_place():
+    assert sorted(set(FILES) - set(ORDER)) == []
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_point_upwards(module):
+    place = {name: number for number, name in enumerate(ORDER)}
+    for name, line in imported(FILES[module]):
+        if name.partition(".")[0] != "jaxphot" or module == "__init__":
+            continue
+        source = name.removeprefix("jaxphot").lstrip(".") or "__init__"
+        assert source in place, f"{module}:{line} imports {name}"
+        assert place[source] < place[module], f"{module}:{line} imports {source}, which is below it"
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_heavy_packages_stay_in_their_files(module):
+    for name, line in imported(FILES[module]):
+        package = name.partition(".")[0]
+        assert package != "astropy" or module in ASTROPY_ALLOWED, f"{module}:{line}"
+        assert package != "matplotlib" or module in MATPLOTLIB_ALLOWED, f"{module}:{line}"
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_files_are_short(module):
+    assert len(FILES[module].read_text().splitlines()) <= LONGEST
+
+
+def test_jax_config_is_left_alone():
+    for module, path in FILES.items():
+        assert "config.update" not in path.read_text(), module
+
+
+PROBE = """
+import logging, os, sys
+import jax
+before = dict(jax.config.values), logging.getLogger().level, list(logging.getLogger().handlers), os.getcwd()
+import jaxphot
+after = dict(jax.config.values), logging.getLogger().level, list(logging.getLogger().handlers), os.getcwd()
+assert before == after, "importing jaxphot changed a setting"
+for heavy in ("astropy", "matplotlib", "optax", "scipy.optimize"):
+    assert heavy not in sys.modules, heavy
+missing = [name for name in jaxphot.__all__ if not hasattr(jaxphot, name)]
+assert not missing, missing
+assert "astropy" in sys.modules
+try:
+    jaxphot.no_such_name
+except AttributeError as error:
+    assert "no_such_name" in str(error)
+else:
+    raise AssertionError
+"""
+
+
+def test_importing_loads_and_changes_nothing():
+    result = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+
+
+def test_public_names():
+    """What is promised is there, and `dir` shows it before it is loaded."""
+    for name in jp.__all__:
+        assert name in dir(jp)
+    assert len(jp.__all__) == len(set(jp.__all__))
