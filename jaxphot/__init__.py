@@ -24,7 +24,9 @@ from jaxphot.models.combinators import background, extended, point, radial, scen
 from jaxphot.parameters import Parameter, parameters
 from jaxphot.psf import PSF, make_psf
 from jaxphot.render import apply, prepare, render
+from jaxphot.transforms.cmos import make_cmos
 from jaxphot.transforms.linear import make_linear
+from jaxphot.transforms.sip import make_sip
 from jaxphot.transforms.sky import pixel_to_sky, plane_to_sky, sky_to_pixel, sky_to_plane
 from jaxphot.transforms.wcs import transform_from_wcs
 
@@ -37,6 +39,9 @@ _LAZY = {
     "catalog": "jaxphot.catalog",
     "inference": "jaxphot.inference",
     "read_fits": "jaxphot.fits",
+    "read_psf": "jaxphot.fits",
+    "from_ccddata": "jaxphot.fits",
+    "to_ccddata": "jaxphot.fits",
     "write_fits": "jaxphot.fits",
     "to_table": "jaxphot.catalog",
     "save_fit": "jaxphot.catalog",
@@ -59,9 +64,11 @@ __all__ = [
     "fitting",
     "initialize",
     "likelihood",
+    "make_cmos",
     "make_image",
     "make_linear",
     "make_psf",
+    "make_sip",
     "metrics",
     "models",
     "parameters",

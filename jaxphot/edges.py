@@ -75,7 +75,7 @@ def find_source(brightness, params, transform, area):
     exponent = _exponent(light[: _RADII.size])
     radius, light = radius[_RADII.size :], light[_RADII.size :]
     pixel = jnp.sqrt(area / (jnp.pi * q))  # semi-major axis of the ellipse as large as a cell
-    inside = light * radius**2 * (radius < pixel)
+    inside = jnp.where(radius < pixel, light * radius**2, 0)
     peak = (jnp.sum(inside) * (2 * np.log(1.4).item()) + light[0] * radius[0] ** 2) / pixel**2
     bright = light * jnp.minimum(radius / pixel, 1) ** 2  # what a cell that reaches so far can get of it
     reach = 1.4 * jnp.max(jnp.where(light > 1e-7 * jnp.max(bright), radius, radius[0]))
@@ -126,7 +126,30 @@ def _half_sum(u, v, shear, flattening, along, across):
     return (jnp.hypot(real - 1, imaginary) + jnp.hypot(real + 1, imaginary)) / 2
 
 
-def edge_nodes(source, i, j, half, edge, along, along_weight, radial, radial_weight):
+def edge_table(nodes, weights, block):
+    """What `edge_nodes` has to know of its blocks: each is a part of one edge, counted against the clock from the lower.
+
+    Parameters
+    ----------
+    nodes, weights : (E,) arrays
+        A rule on [−½, ½].
+    block : int
+        Nodes a block.
+
+    Returns
+    -------
+    (4 + 2 block, 4 E / block) array
+        An edge's start and direction (±1 or 0 along i, j), then nodes on [0, 1] and weights.
+    """
+    start = np.array([[-1, 1, 1, -1], [-1, -1, 1, 1]])
+    step = np.array([[2, 0, -2, 0], [0, 2, 0, -2]])
+    count = len(nodes) // block
+    edges = np.repeat(np.concatenate([start, step]), count, axis=1)
+    rules = np.concatenate([(nodes + 0.5).reshape(count, block).T, weights.reshape(count, block).T])
+    return np.concatenate([edges, np.tile(rules, 4)])
+
+
+def edge_nodes(source, i, j, half, block, radial, radial_weight):
     """Nodes and weights of an integral over a cell, about a centre: part of one edge a call.
 
     For any f, F(r) = r ∫ s f(s r) ds has div F = f, so that a cell's integral is the sum over its edges of signed
@@ -141,12 +164,10 @@ def edge_nodes(source, i, j, half, edge, along, along_weight, radial, radial_wei
         Cells' centres.
     half : (hi, hj)
         Half the cells' sides.
-    edge : (W,) int array
-        0 … 3: lower, right, upper, left.
-    along, along_weight : (W, E) arrays
-        Gauss nodes on [0, 1] along the edge, and weights.
+    block : (4 + 2 E, W) array
+        Columns of the `edge_table`.
     radial, radial_weight : (N,) arrays
-        The same from the centre.
+        Gauss's rule on [0, 1], from the centre.
 
     Returns
     -------
@@ -154,40 +175,40 @@ def edge_nodes(source, i, j, half, edge, along, along_weight, radial, radial_wei
         Weights sum to the mean over the cell when all edges' are added up.
     """
     a, b, c = source.metric
-    root = jnp.sqrt(a * c - b * b)
-    u, v = i - source.center[0], j - source.center[1]
-    corners_u = u[:, None] + half[0] * jnp.asarray([-1, 1, 1, -1], u.dtype)[None, :]
-    corners_v = v[:, None] + half[1] * jnp.asarray([-1, -1, 1, 1], u.dtype)[None, :]
-    du, dv = jnp.roll(corners_u, -1, 1) - corners_u, jnp.roll(corners_v, -1, 1) - corners_v
-    length2 = a * du * du + 2 * b * du * dv + c * dv * dv
-    foot = -(du * (a * corners_u + b * corners_v) + dv * (b * corners_u + c * corners_v)) / length2
-    nearest = jnp.clip(foot, 0, 1)
-    inside = (jnp.abs(u) <= half[0]) & (jnp.abs(v) <= half[1])
-    start = jnp.min(_radius(source.metric, corners_u + nearest * du, corners_v + nearest * dv), axis=1)
-    start = jnp.where(inside, 0, start)[:, None]
-
-    mine = edge[:, None]
-    u0, v0, du, dv, length2, foot = (
-        jnp.take_along_axis(array, mine, 1) for array in (corners_u, corners_v, du, dv, length2, foot)
-    )
-    cross = u0 * dv - v0 * du
-    distance = jnp.maximum(jnp.abs(cross) * root / length2, 1e-7)
-    t0, t1 = jnp.arcsinh(-foot / distance), jnp.arcsinh((1 - foot) / distance)
-    t = t0 + (t1 - t0) * along
-    part = foot + distance * jnp.sinh(t)
-    weight = cross * distance * jnp.cosh(t) * (t1 - t0) * along_weight / (4 * half[0] * half[1])
-    u, v = u0 + part * du, v0 + part * dv
-
     k = source.exponent
-    far = jnp.maximum(_radius(source.metric, u, v), _SMALLEST)
-    last = jnp.minimum(1, source.reach / far)  # no light beyond: spend the nodes inside
-    w0, w1 = jnp.minimum(start / far, last) ** (1 / k), last ** (1 / k)
+    u, v = i - source.center[0], j - source.center[1]
+    outside_u, outside_v = (jnp.maximum(jnp.abs(x) - h, 0) for x, h in ((u, half[0]), (v, half[1])))
+    start = _radius(source.metric, jnp.sign(u) * outside_u, jnp.sign(v) * outside_v)  # at the nearest point
+
+    u, v = u + half[0] * block[0], v + half[1] * block[1]
+    du, dv = half[0] * block[2], half[1] * block[3]
+    along, along_weight = jnp.split(block[4:].T, 2, axis=1)
+    length2 = a * du * du + 2 * b * du * dv + c * dv * dv
+    foot = -(du * (a * u + b * v) + dv * (b * u + c * v)) / length2
+    cross = u * dv - v * du  # twice the triangle's area, signed
+    distance = jnp.maximum(jnp.abs(cross) * jnp.sqrt(a * c - b * b) / length2, 1e-7)  # in units of the edge's length
+    t0, t1 = _arcsinh(-foot / distance), _arcsinh((1 - foot) / distance)
+    growth = jnp.exp(t0[:, None] + (t1 - t0)[:, None] * along)
+    part = foot[:, None] + distance[:, None] * (growth - 1 / growth) / 2
+    slope = distance[:, None] * (growth + 1 / growth) / 2  # of `part` in t
+    weight = (cross * (t1 - t0) / (4 * half[0] * half[1]))[:, None] * slope * along_weight
+    u, v = u[:, None] + part * du[:, None], v[:, None] + part * dv[:, None]
+
+    far = _radius(source.metric, u, v)
+    # no light beyond its reach: spend the nodes inside
+    log_first, log_last = (jnp.log(jnp.minimum(r, source.reach) / far) for r in (start[:, None], far))
+    w0, w1 = jnp.exp(log_first / k), jnp.exp(log_last / k)
     w = w0[:, :, None] + (w1 - w0)[:, :, None] * radial[None, None, :]
-    s = w**k
-    weight = (weight * (w1 - w0))[:, :, None] * (k * s * s / jnp.maximum(w, _SMALLEST)) * radial_weight[None, None, :]
+    s = jnp.exp(k * jnp.log(w))
+    weight = (weight * (w1 - w0) * k)[:, :, None] * (s * s / w) * radial_weight[None, None, :]
     return source.center[0] + s * u[:, :, None], source.center[1] + s * v[:, :, None], weight
+
+
+def _arcsinh(x):
+    size = jnp.abs(x)
+    return jnp.sign(x) * jnp.log(size + jnp.sqrt(size * size + 1))
 
 
 def _radius(metric, u, v):
     a, b, c = metric
-    return jnp.sqrt(jnp.maximum(a * u * u + 2 * b * u * v + c * v * v, 0))
+    return jnp.sqrt(jnp.maximum(a * u * u + 2 * b * u * v + c * v * v, _SMALLEST))

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from jaxphot.edges import edge_nodes, ellipse_of_analyticity, find_source
+from jaxphot.edges import edge_nodes, edge_table, ellipse_of_analyticity, find_source
 from jaxphot.numerics import gauss_legendre
 
 _FLOOR = 1e-4  # accuracy is relative to the larger of the cell and this part of the brightest one
@@ -134,7 +134,7 @@ def _integrate(model, tol, layout, params, transform, place):
 
 
 def corrected_midpoint(samples, si, sj):
-    """Means of cells from one sample each, of which there are two rings more than cells, and the last term kept.
+    """Means of cells from one sample each, of which there are two rings more than cells, and how far off they may be.
 
     Parameters
     ----------
@@ -144,15 +144,18 @@ def corrected_midpoint(samples, si, sj):
 
     Returns
     -------
-    mean, last : (ny, nx) arrays
+    mean, error : (ny, nx) arrays
+        The error is the first term that is left out, as the last two that are kept foretell it.
     """
     along_i, along_j = _second(samples, 1), _second(samples, 0)
+    second_i, second_j = si**2 / 24 * along_i[2:-2, 1:-1], sj**2 / 24 * along_j[1:-1, 2:-2]
     fourth_i = (si**4 / 1920 - si**2 / 288) * _second(along_i, 1)[2:-2]
     fourth_j = (sj**4 / 1920 - sj**2 / 288) * _second(along_j, 0)[:, 2:-2]
     mixed = (si * sj) ** 2 / 576 * _second(along_i, 0)[1:-1, 1:-1]
-    second = si**2 / 24 * along_i[2:-2, 1:-1] + sj**2 / 24 * along_j[1:-1, 2:-2]
-    mean = samples[2:-2, 2:-2] + second + fourth_i + fourth_j + mixed
-    return mean, jnp.abs(fourth_i) + jnp.abs(fourth_j) + jnp.abs(mixed)
+    mean = samples[2:-2, 2:-2] + second_i + second_j + fourth_i + fourth_j + mixed
+    fourth = jnp.abs(fourth_i) + jnp.abs(fourth_j) + jnp.abs(mixed)
+    ratio = 2 * fourth / (jnp.abs(second_i) + jnp.abs(second_j) + jnp.finfo(mean.dtype).tiny)
+    return mean, fourth * jnp.minimum(ratio, 1)
 
 
 def _second(array, axis):
@@ -161,23 +164,23 @@ def _second(array, axis):
     return low - 2 * middle + high
 
 
-def _decide(tol, mean, last, source, i, j, half):
+def _decide(tol, mean, error, source, i, j, half):
     """Share of the refined rule in every cell's value, and its kind: 0 none, 1 m × m, 2 for 2m × 2m, 3 edges."""
     orders = choose_orders(tol)
-    goal = max(0.1 * tol, 4 * float(jnp.finfo(mean.dtype).eps))
+    tol = max(tol, 40 * float(jnp.finfo(mean.dtype).eps))
     peak = jnp.max(jnp.abs(mean))
     if source is not None:
         peak = jnp.minimum(peak, source.peak)
-    scale = jnp.maximum(jnp.abs(mean), _FLOOR * peak)
-    share = jnp.clip(last / (1.5 * goal * scale) - 1, 0, 1)
-    unresolved = last > _UNRESOLVED * scale
+    scale = tol * jnp.maximum(jnp.abs(mean), _FLOOR * peak)
+    share = jnp.clip(error / (0.2 * scale) - 1, 0, 1)
+    unresolved = error * tol > _UNRESOLVED * scale
     kind = jnp.where(unresolved, 2, jnp.where(share > 0, 1, 0))
     if source is not None:
         sum_ = ellipse_of_analyticity(source, i[:, 2:-2], j[2:-2], half)
-        low, high = (_half_sum_for(_CUSP / goal, m) for m in (2 * orders.m, orders.m))
+        low, high = (_half_sum_for(_CUSP / (0.1 * tol), m) for m in (2 * orders.m, orders.m))
         share = jnp.maximum(share, jnp.clip((_NEAR[1] - sum_) / (_NEAR[1] - _NEAR[0]), 0, 1))
-        kind = jnp.where(share > 0, jnp.where(sum_ > high, 1, 2), 0)
-        kind = jnp.where((sum_ < low) | unresolved, 3, kind)
+        kind = jnp.where(share > 0, jnp.where((sum_ > high) & ~unresolved, 1, 2), 0)
+        kind = jnp.where(sum_ < low, 3, kind)
     return jnp.where(kind > 1, 1, share), kind
 
 
@@ -188,81 +191,56 @@ def _half_sum_for(gain, m):
 
 
 def _refine(brightness, orders, mean, share, kind, source, i, j, half):
-    """Replace a share of the cells' means by a refined rule's."""
-    i, j = i[0, 2:-2], j[2:-2, 0]
-    blocks = jnp.asarray([0, 1, 4, 4 * orders.edge_blocks], jnp.int32)[kind]
-    rows, columns = _running_count(blocks)
-    total = rows[-1]
-    tables = _tables(orders, mean.dtype)
+    """Replace a share of the cells' means by a refined rule's, going through a list of blocks of nodes."""
+    ny, nx = shape = mean.shape
+    i, j, share = i[0, 2:-2], j[2:-2, 0], share.ravel()
+    # cells sorted by kind, edges first; (a sort compiles faster than anything else that makes a list)
+    key = (3 - kind.ravel()) * (ny * nx) + jnp.arange(ny * nx, dtype=kind.dtype)
+    cells = jax.lax.sort(key) % (ny * nx)
+    edges, fine, coarse = (jnp.sum(kind == n, dtype=jnp.int32) for n in (3, 2, 1))
+    edge_turns = -(-edges * (4 * orders.edge_blocks) // _WIDTH)
+    turns = edge_turns + -(-(4 * fine + coarse) // _WIDTH)
+    gauss, edge, radial = _tables(orders, mean.dtype)
+    lane = jnp.arange(_WIDTH, dtype=jnp.int32)
 
-    def cond(state):
-        return state[0] < total
+    def edge_turn(number):
+        rank, block = number // (4 * orders.edge_blocks), number % (4 * orders.edge_blocks)
+        cell = cells[jnp.minimum(rank, cells.size - 1)]
+        used = jnp.where(rank < edges, 1, 0).astype(mean.dtype)
+        nodes = edge_nodes(source, i[cell % nx], j[cell // nx], half, edge[:, block], *radial)
+        return cell, used, *(n.reshape(_WIDTH, -1) for n in nodes)
+
+    def gauss_turn(number):
+        rank = jnp.where(number < 4 * fine, number // 4, number - 3 * fine)
+        block = jnp.where(number < 4 * fine, 1 + number % 4, 0)
+        cell = cells[jnp.minimum(edges + rank, cells.size - 1)]
+        used = jnp.where(rank < fine + coarse, share[cell], 0)
+        di, dj, weight = gauss[0][block], gauss[1][block], gauss[2][block]
+        at_i, at_j = i[cell % nx][:, None] + 2 * half[0] * di, j[cell // nx][:, None] + 2 * half[1] * dj
+        return cell, used, at_i, at_j, weight
 
     def body(state):
-        first, image = state
-        row, column, block = _find(first + jnp.arange(_WIDTH, dtype=jnp.int32), rows, columns)
-        what = kind[row, column]
-        at_i, at_j, weight = _nodes(orders, tables, source, i[column], j[row], half, what, block)
-        # a list that ends within the last turn is filled up with nodes of weight zero
-        used = jnp.where(first + jnp.arange(_WIDTH, dtype=jnp.int32) < total, share[row, column], 0)
+        turn, image = state
+        number = (turn - jnp.where(turn < edge_turns, 0, edge_turns)) * _WIDTH + lane
+        if source is None:
+            cell, used, at_i, at_j, weight = gauss_turn(number)
+        else:
+            cell, used, at_i, at_j, weight = jax.lax.cond(turn < edge_turns, edge_turn, gauss_turn, number)
         value = jnp.sum(weight * brightness(at_i, at_j), axis=1) * used
-        return first + _WIDTH, image.at[row, column].add(value)
+        return turn + 1, image.at[cell].add(value)
 
-    return jax.lax.while_loop(cond, body, (jnp.zeros((), jnp.int32), mean * (1 - share)))[1]
+    start = jnp.zeros((), jnp.int32), mean.ravel() * (1 - share)
+    return jax.lax.while_loop(lambda state: state[0] < turns, body, start)[1].reshape(shape)
 
 
 def _tables(orders, dtype):
-    """Gauss nodes: (1 + 4, m²) offsets and weights, the first row for m × m; along edges (blocks, E); radial (N,)."""
+    """Gauss nodes: (3, 1 + 4, m²) offsets and weights, the first row for m × m; those of `edge_nodes`."""
     square = orders.m**2
     rows = []
     for m in (orders.m, 2 * orders.m):
         x, w = gauss_legendre(m)
         rows.append(np.stack([np.tile(x, m), np.repeat(x, m), np.outer(w, w).ravel()]).reshape(3, -1, square))
-    edge = np.stack(gauss_legendre(orders.edge)).reshape(2, orders.edge_blocks, orders.edge_block)
-    edge[0] += 0.5
     radial = np.stack(gauss_legendre(orders.radial))
     radial[0] += 0.5
-    return [jnp.asarray(t, dtype) for t in (np.concatenate(rows, 1), edge, radial)]
-
-
-def _nodes(orders, tables, source, i, j, half, kind, block):
-    """(W, m²) positions and weights of one block of nodes in each of W cells."""
-    gauss, edge, radial = tables
-    row = jnp.where(kind == 2, 1 + block, 0)
-    di, dj, weight = gauss[0][row], gauss[1][row], gauss[2][row]
-    at_i, at_j = i[:, None] + 2 * half[0] * di, j[:, None] + 2 * half[1] * dj
-    if source is None:
-        return at_i, at_j, weight
-    part = block % orders.edge_blocks
-    nodes = edge_nodes(source, i, j, half, block // orders.edge_blocks, edge[0][part], edge[1][part], *radial)
-    edges = (kind == 3)[:, None]
-    return tuple(
-        jnp.where(edges, about.reshape(within.shape), within)
-        for about, within in zip(nodes, (at_i, at_j, weight), strict=True)
-    )
-
-
-def _running_count(blocks):
-    """Inclusive running sums of blocks: over rows (ny,), and along each row (ny, nx)."""
-    ny, nx = blocks.shape
-    width = 32
-    padded = jnp.pad(blocks, ((0, 0), (0, -nx % width))).astype(jnp.float32).reshape(ny, -1, width)
-    # products with triangular matrices of ones, exact for such small integers: one kernel, where a scan takes many
-    inner = padded @ jnp.asarray(np.triu(np.ones((width, width))), jnp.float32)
-    count = inner.shape[1]
-    before = inner[:, :, -1] @ jnp.asarray(np.triu(np.ones((count, count)), 1), jnp.float32)
-    columns = (inner + before[:, :, None]).reshape(ny, -1)[:, :nx].astype(jnp.int32)
-    earlier = np.tril(np.ones((ny, ny), bool))
-    rows = jnp.sum(jnp.where(earlier, columns[None, :, -1], 0), axis=1, dtype=jnp.int32)
-    return rows, columns
-
-
-def _find(number, rows, columns):
-    """Row, column and place in the cell of blocks given by their number in the list."""
-    row = jnp.minimum(jnp.sum(rows[None, :] <= number[:, None], axis=1, dtype=jnp.int32), rows.size - 1)
-    rest = number - jnp.where(row > 0, rows[row - 1], 0)
-    mine = columns[row]
-    column = jnp.sum(mine <= rest[:, None], axis=1, dtype=jnp.int32)
-    column = jnp.minimum(column, columns.shape[1] - 1)
-    before = jnp.where(column > 0, columns[row, column - 1], 0)
-    return row, column, rest - before
+    along = edge_table(*gauss_legendre(orders.edge), orders.edge_block)
+    return [jnp.asarray(t, dtype) for t in (np.concatenate(rows, 1), along, radial)]

@@ -246,9 +246,9 @@ def _fit():
     covariance = np.array(
         [[4e-24, 0.5e-12 * 0.1, 0, 0], [0.5e-12 * 0.1, 0.01, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, np.nan]]
     )
-    params = {"g": {"Ie": 3e-12, "PA": 1.0, "center": [2.0, 4.0]}}
+    params = {"g": {"Ie": jnp.asarray(3e-12), "PA": jnp.asarray(1.0), "center": jnp.asarray([2.0, 4.0])}}
     return jp.Fit(
-        params=jax.tree.map(jnp.asarray, {"g": {**params["g"], "center": jnp.asarray([2.0, 4.0])}}),
+        params=params,
         stderr={}, covariance=jnp.asarray(covariance), chi2=jnp.asarray(1.0), dof=jnp.asarray(1), steps=jnp.asarray(1),
         evaluations=jnp.asarray(1), status=jnp.asarray(0), at_bound={}, round=jnp.asarray(False),
         names=("g.Ie", "g.PA", "g.center[0]", "g.center[1]"),

@@ -46,10 +46,10 @@ class Coordinates:
         """Number of free scalars."""
         return len(self.names)
 
-    def flatten(self, tree):
-        """The free leaves of a tree as one vector."""
-        leaves = [leaf for _, leaf in leaves_with_names(tree)]
-        return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
+    def flatten(self, tree, dtype):
+        """The leaves of a tree of free parameters as one vector."""
+        leaves = [leaf for _, leaf in leaves_with_names(tree)] if tree else []
+        return jnp.concatenate([jnp.zeros(0, dtype), *(jnp.ravel(leaf) for leaf in leaves)])
 
     def unflatten(self, vector):
         """Nested dictionary of the free leaves."""

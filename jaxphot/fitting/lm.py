@@ -339,12 +339,23 @@ def run(function, params, *, max_steps=100, **options):
     >>> round(float(state.params["a"]), 3)
     3.0
     """
-    params = jax.tree.map(jnp.asarray, params)
-    state = jax.lax.while_loop(
-        lambda s: (s.status == RUNNING) & (s.steps < max_steps),
-        lambda s: step(function, s, **options),
-        # the first turn only evaluates; it is inside the loop so that the function is compiled once
-        init(params),
-    )
+    state = resume(function, init(jax.tree.map(jnp.asarray, params)), max_steps=max_steps, **options)
     status = jnp.where(state.status == RUNNING, MAX_STEPS, state.status)
     return state._replace(status=status)
+
+
+def resume(function, state, *, max_steps, **options):
+    """Step on from a state until done or `max_steps` trials were made in all; the status may still be RUNNING.
+
+    Parameters are those of `run`.
+
+    Returns
+    -------
+    State
+    """
+    return jax.lax.while_loop(
+        # the first turn only evaluates; it is inside the loop so that the function is compiled once
+        lambda s: (s.status == RUNNING) & ((s.steps < max_steps) | (s.evaluations == 0)),
+        lambda s: step(function, s, **options),
+        state,
+    )

@@ -1,4 +1,4 @@
-"""One fit: what is free, where it may go, Levenberg–Marquardt, and what the result says of itself."""
+"""One fit: Levenberg–Marquardt from a start, and what the result says of itself."""
 
 from functools import partial
 
@@ -8,14 +8,11 @@ import numpy as np
 
 from jaxphot.fitting import lm
 from jaxphot.fitting.amplitudes import find_amplitudes
-from jaxphot.fitting.coordinates import make_coordinates
-from jaxphot.image import crop
-from jaxphot.likelihood import Gaussian, Poisson, check_likelihood, gaussian
-from jaxphot.models.combinators import check_model
-from jaxphot.parameters import check_params, describe, parameters
-from jaxphot.pytree import is_concrete, leaves_with_names, pytree, static_field, update
-from jaxphot.render import DEFAULT_SAMPLING, apply, check_image, prepare
-from jaxphot.sampling import check_sampling
+from jaxphot.fitting.covariance import physical_covariance
+from jaxphot.fitting.problem import make_problem
+from jaxphot.likelihood import Gaussian
+from jaxphot.pytree import leaves_with_names, pytree, static_field, update
+from jaxphot.render import DEFAULT_SAMPLING, apply, prepare
 
 MESSAGES = {
     lm.CONVERGED: "converged",
@@ -142,169 +139,105 @@ def fit(
     >>> round(float(result.params["I0"]), 3), round(float(result.stderr["I0"]), 3)
     (3.0, 0.125)
     """
-    likelihood = gaussian() if likelihood is None else likelihood
-    check_model(model)
-    check_sampling(sampling)
-    check_likelihood(likelihood)
-    check_image(image)
-    _check_gain(likelihood, image)
-    if window is not None:
-        image = crop(image, window)
-    _check_number("max_steps", max_steps, 0)
-    if rtol is not None:
-        _check_number("rtol", rtol, 0)
-    start, coordinates, limits = _problem(model, params, fixed, bounds, image.dtype)
-    rtol = 1e-3 if rtol is None else rtol
     return _fit(
-        model, coordinates, likelihood, sampling, bool(scale_covariance),
-        start, image, limits, rtol, max_steps,
+        *make_problem(
+            model, params, image, fixed=fixed, bounds=bounds, window=window, likelihood=likelihood, sampling=sampling,
+            max_steps=max_steps, rtol=rtol, scale_covariance=scale_covariance,
+        )
     )  # fmt: skip
 
 
-def _check_number(name, value, above):
-    if is_concrete(value) and not (np.ndim(value) == 0 and np.isfinite(value) and value > above):
-        raise ValueError(f"{name}: expected a number > {above}, got {value!r}")
+@partial(jax.jit, static_argnums=0)
+def _fit(setup, lane):
+    return finish(setup, lane, advance(setup, lane, begin(setup, lane), lane.max_steps))
 
 
-def _check_gain(likelihood, image):
-    if isinstance(likelihood, Poisson) and is_concrete(image.gain) and not np.all(np.asarray(image.gain) > 0):
-        raise ValueError(
-            "likelihood: poisson() needs the image's gain (counts = data · gain); pass gain= on building it"
-        )
+def begin(setup, lane):
+    """State of the solver at the start, before any evaluation.
+
+    Parameters
+    ----------
+    setup : Setup
+    lane : Lane
+
+    Returns
+    -------
+    lm.State
+    """
+    coordinates = setup.coordinates
+    start = coordinates.flatten(_take(lane.start, coordinates.paths), lane.image.dtype)
+    return lm.init(_domain(setup, lane).project(coordinates.to_internal(start)))
 
 
-def _problem(model, params, fixed, bounds, dtype):
-    """Canonical start, coordinates, and (lower, upper) of every free parameter by key path."""
-    declared = parameters(model)
-    fixed = {} if fixed is None else fixed
-    values = _fixed_values(fixed, params)
-    params = update(params, values) if isinstance(params, dict) else params
-    start = check_params(declared, params, dtype)
-    described = describe(declared, start)
-    fixed_names = {name for name, _ in leaves_with_names(fixed)} if fixed else set()
-    _check_known("fixed", fixed_names, described)
-    limits = _limits(bounds, described, dtype)
-    _check_inside(start, limits, fixed_names)
-    bounded = [name for name, (_, _, is_users) in limits.items() if is_users]
-    coordinates = make_coordinates(described, fixed_names, bounded)
-    free = {path: limits[path][:2] for path, _ in coordinates.paths}
-    return start, coordinates, free
+def advance(setup, lane, state, steps):
+    """Go on for at most so many more trials.
 
-
-def _fixed_values(fixed, params):
-    """The leaves of `fixed` that are values: not None and not True."""
-    if not isinstance(fixed, dict):
-        raise TypeError(f"fixed: expected a partial tree of parameters, got {type(fixed).__name__}")
-    kept = {}
-    for key, value in fixed.items():
-        own = params.get(key, {}) if isinstance(params, dict) else {}
-        if isinstance(value, dict):
-            kept[key] = _fixed_values(value, own)
-        elif isinstance(value, jax.core.Tracer) and value.dtype == bool:
-            raise TypeError(f"fixed: {key} is a traced bool; which parameters are free must be known: use None to hold")
-        elif value is not None and value is not True:
-            kept[key] = value
-    return {key: value for key, value in kept.items() if not isinstance(value, dict) or value}
-
-
-def _check_known(argument, names, described):
-    known = {name for name, _ in leaves_with_names(described)}
-    unknown = sorted(set(names) - known)
-    if unknown:
-        raise ValueError(f"{argument}: unknown {', '.join(unknown)}; the model has {', '.join(sorted(known))}")
-
-
-def _limits(bounds, described, dtype):
-    """(lower, upper, whether the user's) of every parameter, by key path."""
-    users = {} if bounds is None else dict(leaves_with_names(bounds))
-    if bounds is not None and not isinstance(bounds, dict):
-        raise TypeError(f"bounds: expected a partial tree of (lowest, highest), got {type(bounds).__name__}")
-    _check_known("bounds", users, described)
-    limits = {}
-    for name, parameter in leaves_with_names(described):
-        pair = users.get(name, parameter.bounds)
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise ValueError(f"bounds: {name} expects (lowest, highest), got {pair!r}")
-        try:
-            low, high = (_side(side, parameter.shape, dtype) for side in pair)
-        except (TypeError, ValueError):
-            raise ValueError(f"bounds: {name} expects numbers or shape {parameter.shape}, got {pair!r}") from None
-        if is_concrete(low, high):
-            if not np.all(np.asarray(low) < np.asarray(high)):
-                raise ValueError(f"bounds: {name} expects lowest < highest, got {pair!r}")
-            if parameter.is_logarithmic and np.any(np.asarray(low) < 0):
-                raise ValueError(f"bounds: {name} is positive by its nature, got {pair!r}")
-            if parameter.coordinate == "ratio" and not (np.all(np.asarray(low) > 0) and np.all(np.asarray(high) <= 1)):
-                raise ValueError(f"bounds: {name} is an axis ratio in (0, 1], got {pair!r}")
-        limits[name] = (low, high, name in users)
-    return limits
-
-
-def _side(value, shape, dtype):
-    """One side of a pair of bounds as an array; NumPy if it is concrete, so that nothing is compiled for it."""
-    if is_concrete(value):
-        return np.broadcast_to(np.asarray(value, dtype), shape)
-    return jnp.broadcast_to(jnp.asarray(value, dtype), shape)
-
-
-def _check_inside(start, limits, fixed_names):
-    outside = []
-    for name, value in leaves_with_names(start):
-        low, high, _ = limits[name]
-        if name in fixed_names or not is_concrete(value, low, high):
-            continue
-        value, low, high = (np.asarray(item) for item in (value, low, high))
-        if np.any(value < low) or np.any(value > high) or (np.any(value <= low) and np.any(low == 0)):
-            interval = f"[{np.min(low):g}, {np.max(high):g}]"
-            outside.append(f"{name} = {value} outside {interval}")
-    if outside:
-        raise ValueError("params: the start is out of bounds: " + "; ".join(outside))
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _fit(model, coordinates, likelihood, sampling, scale_covariance, start, image, limits, rtol, max_steps):
-    prepared = prepare(image, sampling)
-    loss = partial(likelihood.terms, image=image)
-    good = jnp.sum(~image.mask, dtype=jnp.int32)
-    dof = good - coordinates.size
-    if coordinates.size == 0:
-        return _nothing_free(apply(prepared, model, start), loss, start, good)
+    Returns
+    -------
+    lm.State
+    """
+    if setup.coordinates.size == 0:
+        return state
+    prepared = prepare(lane.image, setup.sampling)
 
     def pixels(physical):
-        return apply(prepared, model, update(start, coordinates.unflatten(physical)))
+        return apply(prepared, setup.model, update(lane.start, setup.coordinates.unflatten(physical)))
 
-    sides = [jnp.concatenate([jnp.ravel(limits[path][side]) for path, _ in coordinates.paths]) for side in (0, 1)]
-    domain = coordinates.domain(*sides)
-    free_start = coordinates.flatten(_take(start, coordinates.paths))
-    z = domain.project(coordinates.to_internal(free_start))
-    state = lm.run(
+    quadratic = isinstance(setup.likelihood, Gaussian)
+    return lm.resume(
         pixels,
-        z,
-        max_steps=max_steps,
-        loss=loss,
-        domain=domain,
-        rtol=rtol,
-        amplitudes=find_amplitudes(model, coordinates) if isinstance(likelihood, Gaussian) else None,
-        evaluate=partial(lm.normal_equations, coordinates=coordinates),
+        state,
+        max_steps=jnp.minimum(state.steps + steps, lane.max_steps),
+        loss=partial(setup.likelihood.terms, image=lane.image),
+        domain=_domain(setup, lane),
+        rtol=lane.rtol,
+        amplitudes=find_amplitudes(setup.model, setup.coordinates, setup.bounded) if quadratic else None,
+        evaluate=partial(lm.normal_equations, coordinates=setup.coordinates),
     )
-    # directions of a basis that is not the axes are held; both of their parameters then are
-    covariance, undetermined, is_round = _covariance(state, coordinates, domain)
-    if scale_covariance:
+
+
+def finish(setup, lane, state):
+    """The `Fit` of a state.
+
+    Returns
+    -------
+    Fit
+    """
+    coordinates = setup.coordinates
+    good = jnp.sum(~lane.image.mask, dtype=jnp.int32)
+    if coordinates.size == 0:
+        return _nothing_free(setup, lane, good)
+    dof = good - coordinates.size
+    covariance, undetermined, is_round = physical_covariance(state, coordinates, _domain(setup, lane))
+    if setup.scale_covariance:
         covariance = covariance * (2 * state.loss / jnp.maximum(dof, 1))
-    singular = (state.status == lm.CONVERGED) & jnp.any(undetermined)
+    status = jnp.where(state.status == lm.RUNNING, lm.MAX_STEPS, state.status)
+    singular = (status == lm.CONVERGED) & jnp.any(undetermined)
     return Fit(
-        params=update(start, coordinates.unflatten(coordinates.from_internal(state.params))),
+        params=update(lane.start, coordinates.unflatten(coordinates.from_internal(state.params))),
         stderr=coordinates.unflatten(jnp.sqrt(jnp.diagonal(covariance))),
         covariance=covariance,
         chi2=2 * state.loss,
         dof=dof,
         steps=state.steps,
         evaluations=state.evaluations,
-        status=jnp.where(singular, lm.SINGULAR, state.status),
+        status=jnp.where(singular, lm.SINGULAR, status),
         at_bound=coordinates.unflatten(state.held),
         round=is_round,
         names=coordinates.names,
     )
+
+
+def _domain(setup, lane):
+    """Bounds in internal coordinates."""
+    dtype = lane.image.dtype
+    sides = [
+        jnp.concatenate(
+            [jnp.zeros(0, dtype), *(jnp.ravel(lane.limits[path][side]) for path, _ in setup.coordinates.paths)]
+        )
+        for side in (0, 1)
+    ]
+    return setup.coordinates.domain(*sides)
 
 
 def _take(tree, paths):
@@ -321,60 +254,20 @@ def _take(tree, paths):
     return pruned
 
 
-def _nothing_free(value, loss, start, good):
-    terms = loss(value)
-    total = 2 * jnp.sum(terms.loss)
+def _nothing_free(setup, lane, good):
+    value = apply(prepare(lane.image, setup.sampling), setup.model, lane.start)
+    total = 2 * jnp.sum(setup.likelihood.terms(value, lane.image).loss)
     status = jnp.where(jnp.isfinite(total), lm.CONVERGED, lm.NON_FINITE)
     zero = jnp.zeros((), jnp.int32)
     return Fit(
-        params=start, stderr={}, covariance=jnp.zeros((0, 0), value.dtype), chi2=total, dof=good, steps=zero,
-        evaluations=zero + 1, status=jnp.where(good == 0, lm.NO_DATA, status).astype(jnp.int32), at_bound={},
-        round=jnp.zeros((), bool), names=(),
-    )  # fmt: skip
-
-
-def _covariance(state, coordinates, domain):
-    """Covariance of the physical parameters, which of them are not determined, and whether a shear means round.
-
-    The inverse Fisher matrix of the directions that are not held, carried over by the coordinates' derivatives. The
-    null space of the matrix, if it has one, marks the parameters that take part in it with NaN.
-    """
-    z, held = state.params, state.held
-    basis = domain.basis(z)
-    basis = jnp.eye(z.size, dtype=z.dtype) if basis is None else basis
-    inverse, null = _inverse(basis.T @ state.hessian @ basis, held)
-    internal = basis @ inverse @ basis.T
-    derivative = coordinates.derivative(z)
-    covariance = derivative @ internal @ derivative.T
-    is_round = jnp.zeros((), bool)
-    scale = jnp.ones_like(z)
-    for q, pa in coordinates.pairs:
-        size2 = z[q] ** 2 + z[pa] ** 2
-        small = size2 < jnp.maximum(internal[q, q], internal[pa, pa])
-        is_round |= small
-        widest = jnp.pi / np.sqrt(12).item()
-        error = jnp.sqrt(jnp.maximum(covariance[pa, pa], 0))
-        scale = scale.at[pa].set(jnp.where(small, widest / jnp.maximum(error, widest), 1))
-    covariance = covariance * scale[:, None] * scale[None, :]
-    undetermined = (jnp.abs(derivative) @ jnp.abs(basis) @ null.astype(z.dtype)) > 0
-    unknown = undetermined | ((jnp.abs(derivative) @ jnp.abs(basis) @ held.astype(z.dtype)) > 0)
-    for q, pa in coordinates.pairs:  # a shear held along its radius says nothing of q, but all of PA
-        only_q = held[q] & ~null[q] & ~null[pa]
-        unknown = unknown.at[pa].set(jnp.where(only_q, undetermined[pa], unknown[pa]))
-    unknown = unknown | (state.status == lm.NON_FINITE) | (state.status == lm.NO_DATA)
-    return jnp.where(unknown[:, None] | unknown[None, :], jnp.nan, covariance), undetermined, is_round
-
-
-def _inverse(hessian, held):
-    """Inverse over the directions not held, and a mask of those that a null vector of the matrix involves."""
-    diagonal = jnp.diagonal(hessian)
-    known = jnp.isfinite(diagonal) & (diagonal > 0)
-    active = ~held & known
-    scale = jnp.where(active, 1 / jnp.sqrt(jnp.where(active, diagonal, 1)), 0)
-    matrix = jnp.where(active[:, None] & active[None, :], hessian, 0) * scale[:, None] * scale[None, :]
-    matrix = jnp.where(jnp.isfinite(matrix), matrix, 0) + jnp.diag(jnp.where(active, 0, 1).astype(matrix.dtype))
-    values, vectors = jnp.linalg.eigh(matrix)
-    empty = values < 4 * values.size * jnp.finfo(values.dtype).eps
-    inverse = (vectors * jnp.where(empty, 0, 1 / jnp.where(empty, 1, values))[None, :]) @ vectors.T
-    involved = jnp.any(empty[None, :] & (jnp.abs(vectors) > 1e-2), axis=1)
-    return inverse * scale[:, None] * scale[None, :], (involved & active) | (~known & ~held)
+        params=lane.start,
+        stderr={},
+        covariance=jnp.zeros((0, 0), value.dtype),
+        chi2=total,
+        dof=good,
+        steps=zero,
+        evaluations=zero + 1,
+        status=jnp.where(good == 0, lm.NO_DATA, status).astype(jnp.int32),
+        at_bound={},
+        round=jnp.zeros((), bool),
+    )

@@ -164,7 +164,7 @@ def _from_sky(sky, shape, step):
     table = displacement(i, j)
     _check_finite(table, i, j)
     accuracy = look_up_error(table, displacement, shape, step)
-    area = _quadrilaterals(displacement, i, j)
+    area = _quadrilaterals(displacement, i, j, shape)
     if accuracy > _WORTH_A_WARNING:
         warnings.warn(f"wcs: positions between pixel centres are good to {accuracy:.2g} pixels only", stacklevel=3)
     grid = make_grid(table, area, shape, step, accuracy, default_dtype())
@@ -195,8 +195,9 @@ def _check_finite(table, i, j):
         )
 
 
-def _quadrilaterals(displacement, i, j):
+def _quadrilaterals(displacement, i, j, shape):
     """Area of the pixel about each node ÷ that of the central one, from its exact corners."""
+    j_last, i_last = shape[0] - 1, shape[1] - 1
     (i_edges, left, right), (j_edges, low, high) = _edges(i), _edges(j)
     w = displacement(i_edges, j_edges)
     w[0] += i_edges[None, :]
@@ -204,10 +205,11 @@ def _quadrilaterals(displacement, i, j):
     along = w[:, high][:, :, right] - w[:, low][:, :, left]
     across = w[:, high][:, :, left] - w[:, low][:, :, right]
     area = (along[0] * across[1] - along[1] * across[0]) / 2
-    if not np.min(area) > 0:
-        row, column = np.unravel_index(np.argmin(area), area.shape)
+    inside = (abs(2 * i - i_last) <= i_last)[None, :] & (abs(2 * j - j_last) <= j_last)[:, None]  # not the ring
+    if not np.min(area, where=inside, initial=np.inf) > 0:
+        row, column = np.unravel_index(np.argmin(np.where(inside, area, np.inf)), area.shape)
         raise ValueError(f"wcs: its distortion folds the frame at pixel (i, j) = ({i[column]:g}, {j[row]:g})")
-    return area
+    return abs(area)
 
 
 def _edges(nodes):

@@ -1,0 +1,194 @@
+"""The door of a fit: what is free, where it may go, and errors that name what is wrong with the input."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxphot.fitting.coordinates import Coordinates, make_coordinates
+from jaxphot.image import crop
+from jaxphot.likelihood import Poisson, check_likelihood, gaussian
+from jaxphot.models.combinators import check_model
+from jaxphot.parameters import check_params, describe, parameters
+from jaxphot.pytree import is_concrete, leaves_with_names, update
+from jaxphot.render import DEFAULT_SAMPLING, check_image
+from jaxphot.sampling import check_sampling
+
+
+class Setup(NamedTuple):
+    """What is static in a fit: it decides which program is compiled. Hashable.
+
+    Attributes
+    ----------
+    model : model
+    coordinates : Coordinates
+    bounded : tuple of str
+        Key paths of free parameters with bounds of the user's.
+    likelihood : likelihood
+    sampling : rule
+    scale_covariance : bool
+    """
+
+    model: object
+    coordinates: Coordinates
+    bounded: tuple
+    likelihood: object
+    sampling: object
+    scale_covariance: bool
+
+
+class Lane(NamedTuple):
+    """What differs from one fit to the next: arrays only.
+
+    Attributes
+    ----------
+    start : dict
+        Complete tree of parameters.
+    image : Image
+    limits : dict
+        (lower, upper) of every free parameter, by key path.
+    rtol, max_steps : scalars
+    """
+
+    start: dict
+    image: object
+    limits: dict
+    rtol: object
+    max_steps: object
+
+
+def make_problem(
+    model,
+    params,
+    image,
+    *,
+    fixed=None,
+    bounds=None,
+    window=None,
+    likelihood=None,
+    sampling=DEFAULT_SAMPLING,
+    max_steps=100,
+    rtol=None,
+    scale_covariance=False,
+):
+    """Check the arguments of `fit` (see there) and sort them into what is compiled and what is computed with.
+
+    Returns
+    -------
+    Setup, Lane
+    """
+    likelihood = gaussian() if likelihood is None else likelihood
+    check_model(model)
+    check_sampling(sampling)
+    check_likelihood(likelihood)
+    check_image(image)
+    _check_gain(likelihood, image)
+    if window is not None:
+        image = crop(image, window)
+    _check_number("max_steps", max_steps, 0)
+    if rtol is not None:
+        _check_number("rtol", rtol, 0)
+    start, coordinates, bounded, limits = _parameters(model, params, fixed, bounds, image.dtype)
+    setup = Setup(model, coordinates, bounded, likelihood, sampling, bool(scale_covariance))
+    return setup, Lane(start, image, limits, 1e-3 if rtol is None else rtol, max_steps)
+
+
+def _check_number(name, value, above):
+    if is_concrete(value) and not (np.ndim(value) == 0 and np.isfinite(value) and value > above):
+        raise ValueError(f"{name}: expected a number > {above}, got {value!r}")
+
+
+def _check_gain(likelihood, image):
+    if isinstance(likelihood, Poisson) and is_concrete(image.gain) and not np.all(np.asarray(image.gain) > 0):
+        raise ValueError(
+            "likelihood: poisson() needs the image's gain (counts = data · gain); pass gain= on building it"
+        )
+
+
+def _parameters(model, params, fixed, bounds, dtype):
+    """Canonical start, coordinates, key paths that the user bounds, and (lower, upper) of every free parameter."""
+    declared = parameters(model)
+    fixed = {} if fixed is None else fixed
+    values = _fixed_values(fixed, params)
+    params = update(params, values) if isinstance(params, dict) else params
+    start = check_params(declared, params, dtype)
+    described = describe(declared, start)
+    fixed_names = {name for name, _ in leaves_with_names(fixed)} if fixed else set()
+    _check_known("fixed", fixed_names, described)
+    limits = _limits(bounds, described, dtype)
+    _check_inside(start, limits, fixed_names)
+    bounded = [name for name, (_, _, is_users) in limits.items() if is_users]
+    coordinates = make_coordinates(described, fixed_names, bounded)
+    free = {path: limits[path][:2] for path, _ in coordinates.paths}
+    return start, coordinates, tuple(name for name in bounded if name in free), free
+
+
+def _fixed_values(fixed, params):
+    """The leaves of `fixed` that are values: not None and not True."""
+    if not isinstance(fixed, dict):
+        raise TypeError(f"fixed: expected a partial tree of parameters, got {type(fixed).__name__}")
+    kept = {}
+    for key, value in fixed.items():
+        own = params.get(key, {}) if isinstance(params, dict) else {}
+        if isinstance(value, dict):
+            kept[key] = _fixed_values(value, own)
+        elif isinstance(value, jax.core.Tracer) and value.dtype == bool:
+            raise TypeError(f"fixed: {key} is a traced bool; which parameters are free must be known: use None to hold")
+        elif value is not None and value is not True:
+            kept[key] = value
+    return {key: value for key, value in kept.items() if not isinstance(value, dict) or value}
+
+
+def _check_known(argument, names, described):
+    known = {name for name, _ in leaves_with_names(described)}
+    unknown = sorted(set(names) - known)
+    if unknown:
+        raise ValueError(f"{argument}: unknown {', '.join(unknown)}; the model has {', '.join(sorted(known))}")
+
+
+def _limits(bounds, described, dtype):
+    """(lower, upper, whether the user's) of every parameter, by key path."""
+    users = {} if bounds is None else dict(leaves_with_names(bounds))
+    if bounds is not None and not isinstance(bounds, dict):
+        raise TypeError(f"bounds: expected a partial tree of (lowest, highest), got {type(bounds).__name__}")
+    _check_known("bounds", users, described)
+    limits = {}
+    for name, parameter in leaves_with_names(described):
+        pair = users.get(name, parameter.bounds)
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ValueError(f"bounds: {name} expects (lowest, highest), got {pair!r}")
+        try:
+            low, high = (_side(side, parameter.shape, dtype) for side in pair)
+        except (TypeError, ValueError):
+            raise ValueError(f"bounds: {name} expects numbers or shape {parameter.shape}, got {pair!r}") from None
+        if is_concrete(low, high):
+            if not np.all(np.asarray(low) < np.asarray(high)):
+                raise ValueError(f"bounds: {name} expects lowest < highest, got {pair!r}")
+            if parameter.is_logarithmic and np.any(np.asarray(low) < 0):
+                raise ValueError(f"bounds: {name} is positive by its nature, got {pair!r}")
+            if parameter.coordinate == "ratio" and not (np.all(np.asarray(low) > 0) and np.all(np.asarray(high) <= 1)):
+                raise ValueError(f"bounds: {name} is an axis ratio in (0, 1], got {pair!r}")
+        limits[name] = (low, high, name in users)
+    return limits
+
+
+def _side(value, shape, dtype):
+    """One side of a pair of bounds as an array; NumPy if it is concrete, so that nothing is compiled for it."""
+    if is_concrete(value):
+        return np.broadcast_to(np.asarray(value, dtype), shape)
+    return jnp.broadcast_to(jnp.asarray(value, dtype), shape)
+
+
+def _check_inside(start, limits, fixed_names):
+    outside = []
+    for name, value in leaves_with_names(start):
+        low, high, _ = limits[name]
+        if name in fixed_names or not is_concrete(value, low, high):
+            continue
+        value, low, high = (np.asarray(item) for item in (value, low, high))
+        if np.any(value < low) or np.any(value > high) or (np.any(value <= low) and np.any(low == 0)):
+            interval = f"[{np.min(low):g}, {np.max(high):g}]"
+            outside.append(f"{name} = {value} outside {interval}")
+    if outside:
+        raise ValueError("params: the start is out of bounds: " + "; ".join(outside))
