@@ -6,6 +6,7 @@ import numpy as np
 
 import jaxphot as jp
 
+BATCH = 256 if jax.default_backend() != "cpu" else 1
 MODEL = jp.scene(galaxy=jp.models.sersic, sky=jp.models.flat_sky)
 
 
@@ -37,7 +38,9 @@ def make_cutouts(count, *, dtype=np.float64, psf=False, side=64, seed=1, samplin
     signal_to_noise = np.exp(rng.uniform(np.log(30), np.log(1000), count))
     truth = {"galaxy": galaxy, "sky": {"I0": np.zeros(count)}}
     options = {} if sampling is None else {"sampling": sampling}
-    draw = jax.jit(lambda params: jax.lax.map(lambda own: jp.render(MODEL, own, blank, **options), params))
+    draw = jax.jit(
+        lambda params: jax.lax.map(lambda own: jp.render(MODEL, own, blank, **options), params, batch_size=BATCH)
+    )
     as_arrays = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)  # noqa: E731
     pixels = np.asarray(draw(as_arrays(truth)), np.float64)
     galaxy["Ie"] = signal_to_noise / np.sqrt((pixels**2).sum((1, 2)))

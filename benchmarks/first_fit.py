@@ -1,6 +1,6 @@
 """How long does a newcomer wait? First and second fit of a 64×64 Sérsic + sky, in a fresh process.
 
-    python benchmarks/first_fit.py
+python benchmarks/first_fit.py
 """
 
 import subprocess

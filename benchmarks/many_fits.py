@@ -27,7 +27,8 @@ second, fits = min((run() for _ in range(3 if {count} < 1000 else 1)), key=lambd
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 status = np.asarray(fits.status)
 print(f"| {dtype} | {psf_words} | {count} | {{{count} / second:.0f}} | {{first - second:.1f}} | "
-      f"{{(peak - before) / 1024:.0f}} | {{np.mean(np.asarray(fits.steps)):.1f}} / {{np.max(np.asarray(fits.steps))}} | "
+      f"{{(peak - before) / 1024:.0f}} | "
+      f"{{np.mean(np.asarray(fits.steps)):.1f}} / {{np.max(np.asarray(fits.steps))}} | "
       f"{{np.mean(status == 0):.3f}} |", flush=True)
 """
 

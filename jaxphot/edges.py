@@ -10,53 +10,67 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_RADII = 0.01 * 4.0 ** np.arange(3)  # pixels; from these the cusp's exponent is measured
-_EXTENT = 0.02 * 1.4 ** np.arange(36)  # pixels; from these, how far light reaches
+_CUSP_RADII = 0.01 * 4.0 ** np.arange(3)  # pixels; from these the cusp's exponent is measured
+_GROWTH = 1.4
+_LIGHT_RADII = 0.02 * _GROWTH ** np.arange(36)  # pixels; from these, how far light reaches
 _SMALLEST = 1e-30
+_TIP = 0.05  # of a source's reach: cells farther out leave out the tips of triangles
+
+RADII = np.concatenate([_CUSP_RADII, _LIGHT_RADII])
+"""Radii along the major axis (pixels) at which `measure` wants the brightness."""
 
 
-class Source(NamedTuple):
-    """Where a source is and what it is like there; it decides on nodes and carries no derivatives.
+class Frame(NamedTuple):
+    """Where a source is, and its isophotes' shape.
 
     Attributes
     ----------
-    center : (i, j)
-        Pixels.
+    center : (2,) array
+        (i, j), pixels.
     metric : (a, b, c)
-        R² = a u² + 2 b u v + c v².
+        R² = a u² + 2 b u v + c v²; where pixels are square, R is in pixels along the major axis.
+    axis : (2,) array
+        A step of R = 1 along the major axis.
+    q : scalar
+    """
+
+    center: jax.Array
+    metric: tuple
+    axis: jax.Array
+    q: jax.Array
+
+
+class Light(NamedTuple):
+    """What a source is like next to its centre and far from it; made by `measure`.
+
+    Attributes
+    ----------
     exponent : scalar
         k: brightness is a smooth function of R^(1/k) at the centre (a Sérsic profile's n).
     reach : scalar
         R beyond which there is no light that matters.
     peak : scalar
-        Mean brightness over the ellipse of one pixel's area about the centre.
+        Mean brightness over the ellipse of one cell's area about the centre.
     """
 
-    center: tuple
-    metric: tuple
     exponent: jax.Array
     reach: jax.Array
     peak: jax.Array
 
 
-def find_source(brightness, params, transform, area):
-    """Measure a source that says where its centre is; with `q` and `PA` among its parameters its shape is known too.
+def locate(params, transform):
+    """The frame of a source that says where its centre is; with `q` and `PA` among its parameters its shape is known.
 
     Parameters
     ----------
-    brightness : callable
-        Of pixel coordinates.
     params : dict
     transform : transform
-    area : scalar
-        Of a cell, pixels.
 
     Returns
     -------
-    Source
+    Frame
     """
-    x, y = params["center"][0], params["center"][1]
-    ci, cj = transform.plane_to_pixel(x, y)
+    ci, cj = transform.plane_to_pixel(params["center"][0], params["center"][1])
     one, zero = jnp.ones_like(ci), jnp.zeros_like(ci)
     xi, yi = jax.jvp(transform.pixel_to_plane, (ci, cj), (one, zero))[1]
     xj, yj = jax.jvp(transform.pixel_to_plane, (ci, cj), (zero, one))[1]
@@ -65,45 +79,59 @@ def find_source(brightness, params, transform, area):
     q = jnp.clip(params["q"], 1e-3, 1e3) if known else one
     sin, cos = (jnp.sin(params["PA"]), jnp.cos(params["PA"])) if known else (zero, one)
     ui, uj = xi * sin + yi * cos, xj * sin + yj * cos  # along the major axis, a pixel along i or j
-    vi, vj = (xi * cos - yi * sin) / q, (xj * cos - yj * sin) / q
-    metric = ui * ui + vi * vi, ui * uj + vi * vj, uj * uj + vj * vj
-    along = (sin * yj - cos * xj) / jacobian, (cos * xi - sin * yi) / jacobian  # pixels an arcsec of the major axis
-
-    scale = jnp.sqrt(jnp.abs(jacobian))  # arcsec a pixel
-    radius = jnp.asarray(np.concatenate([_RADII, _EXTENT]), ci.dtype)
-    light = jnp.abs(brightness(ci + radius * (scale * along[0]), cj + radius * (scale * along[1])))
-    exponent = _exponent(light[: _RADII.size])
-    radius, light = radius[_RADII.size :], light[_RADII.size :]
-    pixel = jnp.sqrt(area / (jnp.pi * q))  # semi-major axis of the ellipse as large as a cell
-    inside = jnp.where(radius < pixel, light * radius**2, 0)
-    peak = (jnp.sum(inside) * (2 * np.log(1.4).item()) + light[0] * radius[0] ** 2) / pixel**2
-    bright = light * jnp.minimum(radius / pixel, 1) ** 2  # what a cell that reaches so far can get of it
-    reach = 1.4 * jnp.max(jnp.where(light > 1e-7 * jnp.max(bright), radius, radius[0]))
-    return Source((ci, cj), metric, exponent, reach * scale, peak)
+    vi, vj = xi * cos - yi * sin, xj * cos - yj * sin
+    scale, flat = 1 / jnp.abs(jacobian), 1 / q**2
+    metric = tuple(scale * form for form in (ui * ui + flat * vi * vi, ui * uj + flat * vi * vj, uj * uj + flat * vj * vj))
+    axis = jnp.stack([sin * yj - cos * xj, cos * xi - sin * yi]) * (jnp.sign(jacobian) * jnp.sqrt(scale))
+    return Frame(jnp.stack([ci, cj]), metric, axis, q)
 
 
-def _exponent(light):
-    """K of f = f₀ exp(−c R^(1/k)) from three radii, each 4 times the last; 1 where it is flat, else within [1, 10]."""
-    log = jnp.log(jnp.maximum(light, jnp.finfo(light.dtype).tiny))
-    inner, outer = log[0] - log[1], log[1] - log[2]
-    steep = (inner > 1e-5) & (outer > inner)
-    ratio = jnp.where(steep, outer / jnp.where(steep, inner, 1), 1)
-    exponent = np.log(4).item() / jnp.log(jnp.maximum(ratio, 1.01))
-    return jnp.where(steep, jnp.clip(exponent, 1, 10), jnp.where(inner > 1e-5, 4, 1).astype(light.dtype))
+def measure(frame, brightness, area):
+    """What a source is like, from its brightness along the major axis.
+
+    Parameters
+    ----------
+    frame : Frame
+    brightness : array
+        At `RADII` times ``frame.axis`` from the centre.
+    area : scalar
+        Of a cell, pixels.
+
+    Returns
+    -------
+    Light
+    """
+    light = jnp.abs(brightness)
+    log = jnp.log(jnp.maximum(light[: _CUSP_RADII.size], jnp.finfo(light.dtype).tiny))
+    radius, light = jnp.asarray(_LIGHT_RADII, light.dtype), light[_CUSP_RADII.size :]
+    pixel2 = area / (jnp.pi * frame.q)  # of the ellipse as large as a cell: its semi-major axis, squared
+    inside = jnp.where(radius**2 < pixel2, light * radius**2, 0)
+    peak = (jnp.sum(inside) * (2 * np.log(_GROWTH).item()) + light[0] * radius[0] ** 2) / pixel2
+    reach = _GROWTH * jnp.max(jnp.where(light > 1e-7 * peak, radius, radius[0]))
+    return Light(_exponent(log[0] - log[1], log[1] - log[2]), reach, peak)
 
 
-def ellipse_of_analyticity(source, i, j, half):
-    """How fast Gauss's rule converges in a cell: the smaller half sum of distances from its ends to the cusp.
+def _exponent(inner, outer):
+    """The k of f = f₀ exp(−c R^(1/k)) from ratios of f at radii each 4 times the last; within [1, 10], 1 where it is flat."""
+    visible = inner > 1e-5
+    steepening = visible & (outer > inner)
+    ratio = jnp.where(steepening, outer / jnp.where(visible, inner, 1), 4)
+    exponent = jnp.clip(np.log(4).item() / jnp.log(jnp.maximum(ratio, 1.01)), 1, 10)
+    return jnp.where(visible & ~steepening, 4, exponent)
+
+
+def half_sum_squared(frame, i, j, half):
+    """How fast Gauss's rule converges in a cell: the square of the smaller half sum of distances from its ends to the cusp.
 
     Along a line, brightness is analytic but at the (complex) points where R = 0. The m-point rule's error falls like
     ρ^(−2m), with (ρ + 1/ρ)/2 the half sum of that point's distances from the ends of [−1, 1].
 
     Parameters
     ----------
-    source : Source
+    frame : Frame
     i, j : arrays
         Cells' centres.
-    half : (hi, hj)
+    half : (2,) array
         Half the cells' sides.
 
     Returns
@@ -111,19 +139,24 @@ def ellipse_of_analyticity(source, i, j, half):
     array
         1 where the cusp touches the cell (and no rule converges), large far away.
     """
-    a, b, c = source.metric
-    root = jnp.sqrt(a * c - b * b)
-    u, v = i - source.center[0], j - source.center[1]
+    a, b, c = frame.metric
+    u, v = i - frame.center[0], j - frame.center[1]
+    determinant = a * c - b * b
+
+    # all divisions at once: each would be a kernel to compile
+    inverse_a, inverse_c, inverse_i, inverse_j = 1 / jnp.stack([a, c, half[0], half[1]])
+
+    def over_lines(u, v, inverse, inverse_along, across):
+        """Lines v = constant of a cell, the worst of them."""
+        shear = b * inverse
+        real = jnp.maximum(jnp.abs(u + shear * v) - jnp.abs(shear) * across, 0) * inverse_along
+        imaginary2 = jnp.maximum(jnp.abs(v) - across, 0) ** 2 * (determinant * (inverse * inverse_along) ** 2)
+        mean = real * real + imaginary2 + 1
+        return (mean + jnp.sqrt(mean * mean - 4 * real * real)) / 2
+
     return jnp.minimum(
-        _half_sum(u, v, b / a, root / a, half[0], half[1]), _half_sum(v, u, b / c, root / c, half[1], half[0])
+        over_lines(u, v, inverse_a, inverse_i, half[1]), over_lines(v, u, inverse_c, inverse_j, half[0])
     )
-
-
-def _half_sum(u, v, shear, flattening, along, across):
-    """Over the lines v = constant of a cell, at worst."""
-    real = jnp.maximum(jnp.abs(u + shear * v) - jnp.abs(shear) * across, 0) / along
-    imaginary = flattening * jnp.maximum(jnp.abs(v) - across, 0) / along
-    return (jnp.hypot(real - 1, imaginary) + jnp.hypot(real + 1, imaginary)) / 2
 
 
 def edge_table(nodes, weights, block):
@@ -149,8 +182,8 @@ def edge_table(nodes, weights, block):
     return np.concatenate([edges, np.tile(rules, 4)])
 
 
-def edge_nodes(source, i, j, half, block, radial, radial_weight):
-    """Nodes and weights of an integral over a cell, about a centre: part of one edge a call.
+def edge_nodes(frame, light, centers, half, block, radial):
+    """Nodes and weights of an integral over cells, about a source's centre: part of one edge of each a call.
 
     For any f, F(r) = r ∫ s f(s r) ds has div F = f, so that a cell's integral is the sum over its edges of signed
     triangles (centre, edge). The triangles' tips, nearer than all of the cell, cancel and are left out: else they would
@@ -159,49 +192,52 @@ def edge_nodes(source, i, j, half, block, radial, radial_weight):
 
     Parameters
     ----------
-    source : Source
-    i, j : (W,) arrays
-        Cells' centres.
-    half : (hi, hj)
+    frame : Frame
+    light : Light
+    centers : (2, W) array
+        Of the cells.
+    half : (2,) array
         Half the cells' sides.
     block : (4 + 2 E, W) array
         Columns of the `edge_table`.
-    radial, radial_weight : (N,) arrays
-        Gauss's rule on [0, 1], from the centre.
+    radial : (2, N) array
+        Nodes and weights on [0, 1], from the centre.
 
     Returns
     -------
-    i, j, weight : (W, E, N) arrays
-        Weights sum to the mean over the cell when all edges' are added up.
+    (3, W, E, N) array
+        i, j and weights; these sum to the mean over the cell when all edges' are added up.
     """
-    a, b, c = source.metric
-    k = source.exponent
-    u, v = i - source.center[0], j - source.center[1]
-    outside_u, outside_v = (jnp.maximum(jnp.abs(x) - h, 0) for x, h in ((u, half[0]), (v, half[1])))
-    start = _radius(source.metric, jnp.sign(u) * outside_u, jnp.sign(v) * outside_v)  # at the nearest point
+    a, b, c = frame.metric
+    offset = centers - frame.center[:, None]
+    nearest = jnp.sign(offset) * jnp.maximum(jnp.abs(offset) - half[:, None], 0)
+    corner, edge = offset + half[:, None] * block[:2], half[:, None] * block[2:4]
+    along, along_weight = block[4:].reshape(2, -1, block.shape[1]).swapaxes(1, 2)
 
-    u, v = u + half[0] * block[0], v + half[1] * block[1]
-    du, dv = half[0] * block[2], half[1] * block[3]
-    along, along_weight = jnp.split(block[4:].T, 2, axis=1)
-    length2 = a * du * du + 2 * b * du * dv + c * dv * dv
-    foot = -(du * (a * u + b * v) + dv * (b * u + c * v)) / length2
-    cross = u * dv - v * du  # twice the triangle's area, signed
-    distance = jnp.maximum(jnp.abs(cross) * jnp.sqrt(a * c - b * b) / length2, 1e-7)  # in units of the edge's length
-    t0, t1 = _arcsinh(-foot / distance), _arcsinh((1 - foot) / distance)
-    growth = jnp.exp(t0[:, None] + (t1 - t0)[:, None] * along)
-    part = foot[:, None] + distance[:, None] * (growth - 1 / growth) / 2
-    slope = distance[:, None] * (growth + 1 / growth) / 2  # of `part` in t
-    weight = (cross * (t1 - t0) / (4 * half[0] * half[1]))[:, None] * slope * along_weight
-    u, v = u[:, None] + part * du[:, None], v[:, None] + part * dv[:, None]
+    normal = a * edge[0] + b * edge[1], b * edge[0] + c * edge[1]
+    length2, before = (point[0] * normal[0] + point[1] * normal[1] for point in (edge, corner))
+    cross = corner[0] * edge[1] - corner[1] * edge[0]  # twice the triangle's area, signed
+    height = jnp.maximum(jnp.abs(cross) * jnp.sqrt(a * c - b * b), 1e-10)  # distance of the foot times length
+    first, last = _arcsinh(jnp.stack([before, before + length2]) / height[None, :])
+    growth = jnp.exp(first[:, None] + (last - first)[:, None] * along)
+    shrink = 1 / growth
+    height, length2 = height[:, None], length2[:, None]
+    part = (height * (growth - shrink) / 2 - before[:, None]) / length2
+    weight = height * (growth + shrink) / 2 * along_weight / length2
+    weight = weight * (cross * (last - first) / (4 * half[0] * half[1]))[:, None]
+    point = corner[:, :, None] + part[None] * edge[:, :, None]
 
-    far = _radius(source.metric, u, v)
-    # no light beyond its reach: spend the nodes inside
-    log_first, log_last = (jnp.log(jnp.minimum(r, source.reach) / far) for r in (start[:, None], far))
-    w0, w1 = jnp.exp(log_first / k), jnp.exp(log_last / k)
-    w = w0[:, :, None] + (w1 - w0)[:, :, None] * radial[None, None, :]
-    s = jnp.exp(k * jnp.log(w))
-    weight = (weight * (w1 - w0) * k)[:, :, None] * (s * s / w) * radial_weight[None, None, :]
-    return source.center[0] + s * u[:, :, None], source.center[1] + s * v[:, :, None], weight
+    far = _radius(frame.metric, point)
+    start = _radius(frame.metric, nearest)
+    start = jnp.where(start > _TIP * light.reach, start, 0)[:, None]
+    ends = jnp.stack([jnp.broadcast_to(start, far.shape), far])
+    w = jnp.exp(jnp.log(jnp.minimum(ends, light.reach) / far[None]) / light.exponent)  # no light beyond its reach
+    range_ = (w[1] - w[0])[:, :, None]
+    w = w[0][:, :, None] + range_ * radial[0][None, None, :]
+    s = jnp.exp(light.exponent * jnp.log(w))
+    weight = (light.exponent * weight)[:, :, None] * range_ * (s * s / w) * radial[1][None, None, :]
+    nodes = frame.center[:, None, None, None] + s[None] * point[:, :, :, None]
+    return jnp.concatenate([nodes, weight[None]])
 
 
 def _arcsinh(x):
@@ -209,6 +245,6 @@ def _arcsinh(x):
     return jnp.sign(x) * jnp.log(size + jnp.sqrt(size * size + 1))
 
 
-def _radius(metric, u, v):
-    a, b, c = metric
+def _radius(metric, point):
+    (a, b, c), (u, v) = metric, point
     return jnp.sqrt(jnp.maximum(a * u * u + 2 * b * u * v + c * v * v, _SMALLEST))

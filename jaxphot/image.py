@@ -1,12 +1,12 @@
 """Images: data, noise, transform and PSF in one immutable pytree, and the ways to build and cut them."""
 
-import warnings
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxphot.noise import inverse_variance
 from jaxphot.psf import PSF, as_psf
 from jaxphot.pytree import is_concrete, pytree
 from jaxphot.transforms.linear import make_linear
@@ -126,7 +126,7 @@ def make_image(
     """
     data = _as_data(data)
     dtype = _canonical_dtype(data, dtype)
-    weights = _inverse_variance(data, variance, std, ivar, mask, dtype)
+    weights = inverse_variance(data, variance, std, ivar, mask, dtype)
     return Image(
         jnp.asarray(data, dtype),
         jnp.asarray(weights, dtype),
@@ -158,51 +158,6 @@ def _canonical_dtype(data, dtype):
 def _float64():
     """float64 where JAX has it enabled, else float32, without JAX's own warning."""
     return jax.dtypes.canonicalize_dtype(np.float64)
-
-
-def _inverse_variance(data, variance, std, ivar, mask, dtype):
-    """float64 inverse variance, 0 where masked; checked before and after the cast to `dtype`."""
-    given = {"variance": variance, "std": std, "ivar": ivar}
-    given = {name: value for name, value in given.items() if value is not None}
-    if len(given) > 1:
-        raise ValueError(f"{' and '.join(given)}: give one of variance, std, ivar")
-    good = np.isfinite(data)
-    if mask is not None:
-        mask = np.asarray(mask)
-        if mask.shape != data.shape:
-            raise ValueError(f"mask: expected the shape of data, {data.shape}, got {mask.shape}")
-        good &= ~mask.astype(bool)
-    if not given:
-        warnings.warn("no variance, std or ivar given: ivar is 1 everywhere; see estimate_variance", stacklevel=3)
-        weights = np.ones(data.shape)
-    else:
-        ((name, value),) = given.items()
-        weights = _to_ivar(name, value, data.shape, good)
-    weights = np.where(good, weights, 0.0)
-    if not np.any(weights > 0):
-        raise ValueError("data: no usable pixel: all are masked, not finite or have ivar 0")
-    with np.errstate(over="ignore", under="ignore"):
-        cast = weights.astype(dtype)
-    if not np.all(np.isfinite(cast)) or np.any((cast == 0) & (weights > 0)):
-        raise ValueError(f"{name}: its inverse variance does not fit into {np.dtype(dtype)}; rescale the data")
-    return weights
-
-
-def _to_ivar(name, value, shape, good):
-    value = np.asarray(value, np.float64)
-    if value.shape not in ((), shape):
-        raise ValueError(f"{name}: expected a number or the shape of data, {shape}, got {value.shape}")
-    value = np.broadcast_to(value, shape)
-    allowed = np.isfinite(value) & (value >= 0 if name == "ivar" else value > 0)
-    bad = good & ~allowed
-    if np.any(bad):
-        j, i = np.argwhere(bad)[0]
-        wanted = "finite and not negative" if name == "ivar" else "finite and positive"
-        raise ValueError(
-            f"{name}: {np.sum(bad)} unmasked pixels are not {wanted}, the first at [j, i] = [{j}, {i}]: {value[j, i]}"
-        )
-    safe = np.where(good, value, 1.0)
-    return {"ivar": lambda v: v, "variance": lambda v: 1 / v, "std": lambda v: v**-2.0}[name](safe)
 
 
 def _as_transform(transform, pixelscale, wcs, shape):

@@ -59,7 +59,7 @@ class Parameter:
         return jnp.exp(value) if self.is_logarithmic else jnp.asarray(value)
 
     def log_jacobian(self, value):
-        """Value of log |d physical / d internal| at an internal value, summed: what turns a density from one to the other."""
+        """Value of log |d physical / d internal| at an internal value, summed: it turns a density into the other."""
         return jnp.sum(value) if self.is_logarithmic else jnp.zeros((), jnp.result_type(value, float))
 
 
@@ -97,7 +97,7 @@ def keyword_parameters(function):
     signature = inspect.signature(function)
     try:
         hints = typing.get_type_hints(function, include_extras=True)
-    except (AttributeError, NameError, TypeError):  # annotations that name something out of reach say nothing about units
+    except (AttributeError, NameError, TypeError):  # an annotation that names something out of reach says no unit
         hints = {}
     return {
         name: _from_annotation(hints.get(name))

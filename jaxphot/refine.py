@@ -2,31 +2,34 @@
 
 far      one sample a cell, corrected by the differences with the samples of its neighbours: fourth order.
 refined  only cells for which that is not good enough: m × m Gauss nodes, (2m) × (2m), or, near a source's centre, nodes
-         along the cell's edges (`jaxphot.edges`), in one loop over a list of equal blocks of nodes.
+         along the cell's edges (`jaxphot.edges`).
 
-What decides are samples and the distance from the centre; it carries no derivatives. Decisions that change with the
-parameters are blended (far with refined) or taken where both rules agree to well below the tolerance.
+What decides are samples and the distance from the centre. Decisions that change with the parameters are blended (far with
+refined) or taken where both rules agree to well below the tolerance.
 
-The loop is as long as it needs to be, which JAX differentiates forwards only. `integrate` therefore is a `custom_jvp` that
-forms the Jacobian with respect to the leaves that are differentiated in the same pass as the value: `jvp`, `vmap`, `grad`
-and `jacfwd` all work and cost one pass. (Do not differentiate it with respect to thousands of numbers.)
+All samples are taken by one loop over turns of equal numbers of nodes: the model is compiled once. It is as long as it
+needs to be, which JAX does not differentiate backwards. `integrate` therefore is a `custom_jvp`: the loop carries the
+derivatives with respect to all leaves that are differentiated beside the value, and they are contracted with the tangent
+afterwards. `jvp`, `vmap`, `grad` and `jacfwd` all work and cost one pass. (Do not differentiate it with respect to
+thousands of numbers.)
 """
 
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from jaxphot.edges import edge_nodes, edge_table, ellipse_of_analyticity, find_source
+from jaxphot.edges import RADII, Light, edge_nodes, edge_table, half_sum_squared, locate, measure
 from jaxphot.numerics import gauss_legendre
 
 _FLOOR = 1e-4  # accuracy is relative to the larger of the cell and this part of the brightest one
-_WIDTH = 64  # blocks evaluated together
+_WIDTH, _TURNS = 64, 8  # blocks of nodes a turn: at least so many, or this part of the grid
 _CUSP = 0.2  # the m-point Gauss rule's relative error in a cell is about this · ρ^(−2m)
-_UNRESOLVED = 6e-3  # the far rule's last term, relative to the cell: beyond it says nothing
+_UNRESOLVED = 6e-3  # the far rule's error, relative to the cell: beyond it the estimate says nothing
 _NEAR = (6.0, 8.0)  # half sums of distances from the cusp below which it is not trusted either
 
 
@@ -43,20 +46,25 @@ class Orders:
     edge_block: int
 
     @property
+    def block(self):
+        """Nodes a block."""
+        return self.m**2
+
+    @property
     def edge_blocks(self):
-        """Blocks an edge."""
-        return self.edge // self.edge_block
+        """Blocks of a cell that is integrated along its edges."""
+        return 4 * self.edge // self.edge_block
 
 
 def choose_orders(tol):
     """Orders that go with a tolerance."""
     if tol >= 3e-3:
-        return Orders(3, 6, 9, 1)
+        return Orders(3, 8, 9, 1)
     if tol >= 3e-5:
-        return Orders(4, 8, 8, 2)
+        return Orders(4, 12, 16, 1)
     if tol >= 3e-7:
-        return Orders(6, 12, 12, 3)
-    return Orders(8, 16, 16, 4)
+        return Orders(6, 20, 18, 2)
+    return Orders(8, 28, 32, 2)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -78,7 +86,11 @@ def integrate(model, tol, layout, params, transform, place):
     -------
     (ny, nx) array
     """
-    return _integrate(model, tol, layout, params, transform, place)
+
+    def sample(i, j):
+        return _brightness(model, params, transform, i, j)[None]
+
+    return _means(sample, 1, tol, layout, _frame(params, transform), place)[0]
 
 
 @partial(integrate.defjvp, symbolic_zeros=True)
@@ -86,51 +98,133 @@ def _integrate_jvp(model, tol, layout, primals, tangents):
     leaves, tree = jax.tree.flatten(primals[:2])
     tangents = jax.tree.leaves(tangents[:2], is_leaf=lambda t: isinstance(t, SymbolicZero))
     live = [n for n, t in enumerate(tangents) if not isinstance(t, SymbolicZero)]
-
-    def mean(*free):
-        full = list(leaves)
-        for n, leaf in zip(live, free, strict=True):
-            full[n] = leaf
-        return _integrate(model, tol, layout, *jax.tree.unflatten(tree, full), primals[2])
-
-    free = [leaves[n] for n in live]
     if not live:
-        value = mean()
+        value = integrate(model, tol, layout, *primals)
         return value, jnp.zeros_like(value)
+    free = [leaves[n] for n in live]
     ends = np.cumsum([0] + [leaf.size for leaf in free])
     eye = np.eye(ends[-1])
     basis = [
         jnp.asarray(eye[:, lo:hi].reshape(-1, *leaf.shape), leaf.dtype)
         for leaf, lo, hi in zip(free, ends[:-1], ends[1:], strict=True)
     ]
-    value, columns = jax.vmap(lambda *t: jax.jvp(mean, tuple(free), t), out_axes=(None, 0))(*basis)
+
+    def sample(i, j):
+        def brightness(*free):
+            full = list(leaves)
+            for n, leaf in zip(live, free, strict=True):
+                full[n] = leaf
+            return _brightness(model, *jax.tree.unflatten(tree, full), i, j)
+
+        value, columns = jax.vmap(lambda *t: jax.jvp(brightness, tuple(free), t), out_axes=(None, 0))(*basis)
+        return jnp.concatenate([value[None], columns])
+
+    means = _means(sample, 1 + len(eye), tol, layout, _frame(*primals[:2]), primals[2])
     dot = jnp.concatenate([tangents[n].ravel() for n in live])
-    return value, jnp.tensordot(dot, columns, 1, precision=jax.lax.Precision.HIGHEST)
+    return means[0], jnp.tensordot(dot, means[1:], 1, precision=jax.lax.Precision.HIGHEST)
 
 
-def _integrate(model, tol, layout, params, transform, place):
+def _brightness(model, params, transform, i, j):
+    x, y = transform.pixel_to_plane(i, j)
+    return jnp.broadcast_to(model(params, x, y), i.shape).astype(i.dtype)
+
+
+def _frame(params, transform):
+    known = isinstance(params, dict) and jnp.shape(params.get("center")) == (2,)
+    return locate(params, transform) if known else None
+
+
+class Plan(NamedTuple):
+    """Which cells are refined, and how.
+
+    Attributes
+    ----------
+    cells : (N,) int array
+        All cells' numbers, sorted by kind: edges, 2m × 2m, m × m, and those left alone.
+    share : (N,) array
+        Of the refined rule in every cell's value.
+    counts : (3,) int array
+        How many there are of the first three kinds.
+    light : Light or None
+    """
+
+    cells: jax.Array
+    share: jax.Array
+    counts: jax.Array
+    light: Light | None
+
+
+def _means(sample, planes, tol, layout, frame, place):
+    """Means of all planes that ``sample(i, j) → (planes, *i.shape)`` gives, the first of which decides."""
     ny, nx, step = layout
-    start, size = jax.lax.stop_gradient(place)
-    dtype = start.dtype
+    start, size = place
+    orders, half = choose_orders(tol), size / 2
+    grid = _grid_nodes(layout, start, frame)
+    width = max(_WIDTH, -(-grid.shape[1] // (_TURNS * orders.block)))
+    length = width * orders.block
+    grid_turns = -(-grid.shape[1] // length)
+    grid = jnp.pad(grid, ((0, 0), (0, grid_turns * length - grid.shape[1])), mode="edge")
+    tables = _tables(orders, grid.dtype)
 
-    def brightness(i, j):
-        x, y = transform.pixel_to_plane(i, j)
-        return jnp.broadcast_to(model(params, x, y), jnp.broadcast_shapes(i.shape, j.shape)).astype(dtype)
+    def far(samples):
+        inner = samples[..., : (ny + 4) * (nx + 4)]
+        return corrected_midpoint(inner.reshape(*inner.shape[:-1], ny + 4, nx + 4), size[0] / step, size[1] / step)
 
-    def frozen(i, j):
-        x, y = jax.lax.stop_gradient(transform).pixel_to_plane(i, j)
-        return model(jax.lax.stop_gradient(params), x, y).astype(dtype)
+    def make_plan(samples):
+        first = (ny + 4) * (nx + 4)
+        light = None if frame is None else measure(frame, samples[first : first + RADII.size], size[0] * size[1])
+        return _plan(tol, *far(samples), frame, light, layout, start, half)
 
-    i = start[0] + step * jnp.arange(-2, nx + 2, dtype=dtype)[None, :]
-    j = start[1] + step * jnp.arange(-2, ny + 2, dtype=dtype)[:, None]
-    mean, last = corrected_midpoint(brightness(i, j), size[0] / step, size[1] / step)
-    source = None
-    if isinstance(params, dict) and jnp.shape(params.get("center")) == (2,):
-        fixed = jax.lax.stop_gradient((params, transform))
-        source = jax.lax.stop_gradient(find_source(frozen, *fixed, size[0] * size[1]))
-    half = size[0] / 2, size[1] / 2
-    share, kind = _decide(tol, jax.lax.stop_gradient(mean), jax.lax.stop_gradient(last), source, i, j, half)
-    return _refine(brightness, choose_orders(tol), mean, share, kind, source, i, j, half)
+    def no_plan(samples):
+        zero = jnp.zeros((), grid.dtype)
+        cells, counts = jnp.zeros(ny * nx, jnp.int32), jnp.zeros(3, jnp.int32)
+        return Plan(cells, cells.astype(grid.dtype), counts, None if frame is None else Light(zero, zero, zero))
+
+    def turn_once(state, plan, firsts):
+        turn, samples, refined = state
+        kind = jnp.sum(turn >= firsts, dtype=jnp.int32) - 1  # 0 grid, 1 edges, 2 Gauss
+        number = (turn - firsts[kind]) * width + jnp.arange(width, dtype=jnp.int32)
+        cell, share, block = _blocks(orders, plan, kind, number)
+        centers = start[:, None] + step * jnp.stack([jax.lax.rem(cell, jnp.int32(nx)), jax.lax.div(cell, jnp.int32(nx))]).astype(grid.dtype)
+        branches = [
+            lambda: jax.lax.dynamic_slice_in_dim(grid, turn * length, length, axis=1).reshape(3, width, -1),
+            lambda: edge_nodes(frame, plan.light, centers, half, tables[1][:, block], tables[2]).reshape(3, width, -1),
+            lambda: _gauss_nodes(tables[0][:, block], centers, size),
+        ]
+        nodes = jax.lax.switch(kind, branches) if frame is not None else jax.lax.cond(kind == 0, *branches[::2])
+        values = sample(nodes[0], nodes[1])
+        sums = jnp.where(share[None, :] > 0, jnp.sum(values * nodes[2][None], axis=2) * share[None, :], 0)
+        place = jnp.minimum(turn, grid_turns) * length  # what is no sample of the grid goes behind it
+        samples = jax.lax.dynamic_update_slice_in_dim(samples, values.reshape(planes, length), place, axis=1)
+        return turn + 1, samples, refined.at[:, cell].add(sums)
+
+    def go_through(phase, state):
+        plan = jax.lax.cond(phase > 0, make_plan, no_plan, state[1][0])
+        edge_turns = -(-plan.counts[0] * orders.edge_blocks // width)
+        gauss_turns = -(-(4 * plan.counts[1] + plan.counts[2]) // width)
+        firsts = jnp.stack([0, grid_turns, grid_turns + edge_turns])
+        end = jnp.where(phase > 0, firsts[2] + gauss_turns, grid_turns)
+        state = jax.lax.while_loop(lambda s: s[0] < end, lambda s: turn_once(s, plan, firsts), state[:3])
+        return *state, plan.share
+
+    samples = jnp.zeros((planes, (grid_turns + 1) * length), grid.dtype)
+    refined = jnp.zeros((planes, ny * nx), grid.dtype)
+    state = jax.lax.fori_loop(0, 2, go_through, (jnp.zeros((), jnp.int32), samples, refined, refined[0]))
+    _, samples, refined, share = state
+    share = share.reshape(1, ny, nx)
+    return jnp.where(share < 1, far(samples)[0] * (1 - share), 0) + refined.reshape(planes, ny, nx)
+
+
+def _grid_nodes(layout, start, frame):
+    """(3, n) nodes: cells' centres with two rings around them, then some on the source's major axis; and no weights."""
+    ny, nx, step = layout
+    i = start[0] + step * jnp.arange(-2, nx + 2, dtype=start.dtype)
+    j = start[1] + step * jnp.arange(-2, ny + 2, dtype=start.dtype)
+    nodes = jnp.stack([x.ravel() for x in jnp.broadcast_arrays(i[None, :], j[:, None])])
+    if frame is not None:
+        radii = jnp.asarray(RADII, start.dtype)
+        nodes = jnp.concatenate([nodes, frame.center[:, None] + frame.axis[:, None] * radii[None, :]], axis=1)
+    return jnp.pad(nodes, ((0, 1), (0, 0)))
 
 
 def corrected_midpoint(samples, si, sj):
@@ -138,50 +232,61 @@ def corrected_midpoint(samples, si, sj):
 
     Parameters
     ----------
-    samples : (ny + 4, nx + 4) array
+    samples : (…, ny + 4, nx + 4) array
     si, sj : scalars
         Sides of a cell ÷ distance of the samples.
 
     Returns
     -------
-    mean, error : (ny, nx) arrays
+    mean, error : (…, ny, nx) arrays
         The error is the first term that is left out, as the last two that are kept foretell it.
     """
-    along_i, along_j = _second(samples, 1), _second(samples, 0)
-    second_i, second_j = si**2 / 24 * along_i[2:-2, 1:-1], sj**2 / 24 * along_j[1:-1, 2:-2]
-    fourth_i = (si**4 / 1920 - si**2 / 288) * _second(along_i, 1)[2:-2]
-    fourth_j = (sj**4 / 1920 - sj**2 / 288) * _second(along_j, 0)[:, 2:-2]
-    mixed = (si * sj) ** 2 / 576 * _second(along_i, 0)[1:-1, 1:-1]
-    mean = samples[2:-2, 2:-2] + second_i + second_j + fourth_i + fourth_j + mixed
+    along_i, along_j = _second(samples, -1), _second(samples, -2)
+    second_i, second_j = si**2 / 24 * along_i[..., 2:-2, 1:-1], sj**2 / 24 * along_j[..., 1:-1, 2:-2]
+    fourth_i = (si**4 / 1920 - si**2 / 288) * _second(along_i, -1)[..., 2:-2, :]
+    fourth_j = (sj**4 / 1920 - sj**2 / 288) * _second(along_j, -2)[..., 2:-2]
+    mixed = (si * sj) ** 2 / 576 * _second(along_i, -2)[..., 1:-1, 1:-1]
+    mean = samples[..., 2:-2, 2:-2] + second_i + second_j + fourth_i + fourth_j + mixed
+    # the fourth difference vanishes here and there; the second's square is as large and does not at the same places
+    second = jnp.abs(second_i) + jnp.abs(second_j) + jnp.finfo(mean.dtype).tiny
     fourth = jnp.abs(fourth_i) + jnp.abs(fourth_j) + jnp.abs(mixed)
-    ratio = 2 * fourth / (jnp.abs(second_i) + jnp.abs(second_j) + jnp.finfo(mean.dtype).tiny)
-    return mean, fourth * jnp.minimum(ratio, 1)
+    fourth = fourth + 3 * second * jnp.minimum(second / (jnp.abs(mean) + jnp.finfo(mean.dtype).tiny), 1)
+    return mean, fourth * jnp.minimum(6 * fourth / second, 1)
 
 
 def _second(array, axis):
-    n = array.shape[axis]
+    n, axis = array.shape[axis], axis % array.ndim
     low, middle, high = (jax.lax.slice_in_dim(array, k, n - 2 + k, axis=axis) for k in range(3))
     return low - 2 * middle + high
 
 
-def _decide(tol, mean, error, source, i, j, half):
-    """Share of the refined rule in every cell's value, and its kind: 0 none, 1 m × m, 2 for 2m × 2m, 3 edges."""
+def _plan(tol, mean, error, frame, light, layout, start, half):
+    """Decide which cells need more than the far rule, and sort them by kind."""
+    ny, nx, step = layout
     orders = choose_orders(tol)
     tol = max(tol, 40 * float(jnp.finfo(mean.dtype).eps))
-    peak = jnp.max(jnp.abs(mean))
-    if source is not None:
-        peak = jnp.minimum(peak, source.peak)
-    scale = tol * jnp.maximum(jnp.abs(mean), _FLOOR * peak)
+    finite = jnp.isfinite(mean)  # a cusp of infinite brightness may lie on a sample
+    mean, error = jnp.where(finite, jnp.abs(mean), 0), jnp.where(finite, error, jnp.inf)
+    peak = jnp.max(mean)
+    if light is not None:
+        peak = jnp.minimum(peak, light.peak)
+    scale = tol * jnp.maximum(mean, _FLOOR * peak)
     share = jnp.clip(error / (0.2 * scale) - 1, 0, 1)
     unresolved = error * tol > _UNRESOLVED * scale
-    kind = jnp.where(unresolved, 2, jnp.where(share > 0, 1, 0))
-    if source is not None:
-        sum_ = ellipse_of_analyticity(source, i[:, 2:-2], j[2:-2], half)
-        low, high = (_half_sum_for(_CUSP / (0.1 * tol), m) for m in (2 * orders.m, orders.m))
-        share = jnp.maximum(share, jnp.clip((_NEAR[1] - sum_) / (_NEAR[1] - _NEAR[0]), 0, 1))
-        kind = jnp.where(share > 0, jnp.where((sum_ > high) & ~unresolved, 1, 2), 0)
-        kind = jnp.where(sum_ < low, 3, kind)
-    return jnp.where(kind > 1, 1, share), kind
+    kind = jnp.where(unresolved, 1, jnp.where(share > 0, 2, 3))
+    if frame is not None:
+        i = start[0] + step * jnp.arange(nx, dtype=mean.dtype)
+        j = start[1] + step * jnp.arange(ny, dtype=mean.dtype)
+        squared = half_sum_squared(frame, i[None, :], j[:, None], half)
+        low, high = (_half_sum_for(_CUSP / (0.1 * tol), m) ** 2 for m in (2 * orders.m, orders.m))
+        share = jnp.maximum(share, jnp.clip((_NEAR[1] ** 2 - squared) / (_NEAR[1] ** 2 - _NEAR[0] ** 2), 0, 1))
+        kind = jnp.where(share > 0, jnp.where((squared > high) & ~unresolved, 2, 1), 3)
+        kind = jnp.where(squared < low, 0, kind)
+    share = jnp.where(kind < 2, 1, share).ravel()
+    # (a sort compiles faster than anything else that makes a list)
+    key = jax.lax.sort(kind.ravel().astype(jnp.int32) * share.size + jnp.arange(share.size, dtype=jnp.int32))
+    counts = jnp.sum(jax.lax.div(key, jnp.int32(share.size))[None, :] == jnp.arange(3, dtype=jnp.int32)[:, None], axis=1, dtype=jnp.int32)
+    return Plan(jax.lax.rem(key, jnp.int32(share.size)), share, counts, light)
 
 
 def _half_sum_for(gain, m):
@@ -190,57 +295,33 @@ def _half_sum_for(gain, m):
     return (rho + 1 / rho) / 2
 
 
-def _refine(brightness, orders, mean, share, kind, source, i, j, half):
-    """Replace a share of the cells' means by a refined rule's, going through a list of blocks of nodes."""
-    ny, nx = shape = mean.shape
-    i, j, share = i[0, 2:-2], j[2:-2, 0], share.ravel()
-    # cells sorted by kind, edges first; (a sort compiles faster than anything else that makes a list)
-    key = (3 - kind.ravel()) * (ny * nx) + jnp.arange(ny * nx, dtype=kind.dtype)
-    cells = jax.lax.sort(key) % (ny * nx)
-    edges, fine, coarse = (jnp.sum(kind == n, dtype=jnp.int32) for n in (3, 2, 1))
-    edge_turns = -(-edges * (4 * orders.edge_blocks) // _WIDTH)
-    turns = edge_turns + -(-(4 * fine + coarse) // _WIDTH)
-    gauss, edge, radial = _tables(orders, mean.dtype)
-    lane = jnp.arange(_WIDTH, dtype=jnp.int32)
-
-    def edge_turn(number):
-        rank, block = number // (4 * orders.edge_blocks), number % (4 * orders.edge_blocks)
-        cell = cells[jnp.minimum(rank, cells.size - 1)]
-        used = jnp.where(rank < edges, 1, 0).astype(mean.dtype)
-        nodes = edge_nodes(source, i[cell % nx], j[cell // nx], half, edge[:, block], *radial)
-        return cell, used, *(n.reshape(_WIDTH, -1) for n in nodes)
-
-    def gauss_turn(number):
-        rank = jnp.where(number < 4 * fine, number // 4, number - 3 * fine)
-        block = jnp.where(number < 4 * fine, 1 + number % 4, 0)
-        cell = cells[jnp.minimum(edges + rank, cells.size - 1)]
-        used = jnp.where(rank < fine + coarse, share[cell], 0)
-        di, dj, weight = gauss[0][block], gauss[1][block], gauss[2][block]
-        at_i, at_j = i[cell % nx][:, None] + 2 * half[0] * di, j[cell // nx][:, None] + 2 * half[1] * dj
-        return cell, used, at_i, at_j, weight
-
-    def body(state):
-        turn, image = state
-        number = (turn - jnp.where(turn < edge_turns, 0, edge_turns)) * _WIDTH + lane
-        if source is None:
-            cell, used, at_i, at_j, weight = gauss_turn(number)
-        else:
-            cell, used, at_i, at_j, weight = jax.lax.cond(turn < edge_turns, edge_turn, gauss_turn, number)
-        value = jnp.sum(weight * brightness(at_i, at_j), axis=1) * used
-        return turn + 1, image.at[cell].add(value)
-
-    start = jnp.zeros((), jnp.int32), mean.ravel() * (1 - share)
-    return jax.lax.while_loop(lambda state: state[0] < turns, body, start)[1].reshape(shape)
+def _blocks(orders, plan, kind, number):
+    """Cell, share and place in the tables of the blocks with given numbers in a plan's list for edges or Gauss nodes."""
+    edges, fine, coarse = plan.counts
+    along = kind == 1
+    blocks = jnp.where(along, jnp.int32(orders.edge_blocks), jnp.int32(4))
+    rank, block = jax.lax.div(number, blocks + 0 * number), jax.lax.rem(number, blocks + 0 * number)
+    late = ~along & (number >= 4 * fine)  # one block a cell
+    rank = jnp.where(late, number - 3 * fine, rank) + jnp.where(along, 0, edges)
+    block = jnp.where(along, block, jnp.where(late, 0, 1 + block))
+    end = jnp.where(along, edges, jnp.where(kind == 0, 0, edges + fine + coarse))
+    cell = plan.cells[jnp.minimum(rank, plan.cells.size - 1)]
+    return cell, jnp.where(rank < end, plan.share[cell], 0), block
 
 
 def _tables(orders, dtype):
-    """Gauss nodes: (3, 1 + 4, m²) offsets and weights, the first row for m × m; those of `edge_nodes`."""
-    square = orders.m**2
+    """Gauss nodes (3, 1 + 4, m²): offsets and weights, the first row for m × m; what `edge_nodes` takes."""
     rows = []
     for m in (orders.m, 2 * orders.m):
         x, w = gauss_legendre(m)
-        rows.append(np.stack([np.tile(x, m), np.repeat(x, m), np.outer(w, w).ravel()]).reshape(3, -1, square))
-    radial = np.stack(gauss_legendre(orders.radial))
+        rows.append(np.stack([np.tile(x, m), np.repeat(x, m), np.outer(w, w).ravel()]).reshape(3, -1, orders.block))
+    along, radial = gauss_legendre(orders.edge), np.stack(gauss_legendre(orders.radial))
     radial[0] += 0.5
-    along = edge_table(*gauss_legendre(orders.edge), orders.edge_block)
-    return [jnp.asarray(t, dtype) for t in (np.concatenate(rows, 1), along, radial)]
+    tables = np.concatenate(rows, 1), edge_table(*along, orders.edge_block), radial
+    return [jnp.asarray(table, dtype) for table in tables]
+
+
+def _gauss_nodes(rule, centers, size):
+    """(3, W, m²) nodes and weights from offsets and weights."""
+    scale = jnp.concatenate([size, jnp.ones(1, size.dtype)])
+    return jnp.pad(centers, ((0, 1), (0, 0)))[:, :, None] + scale[:, None, None] * rule

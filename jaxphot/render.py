@@ -12,6 +12,7 @@ from jaxphot.parameters import check_params, parameters
 from jaxphot.pytree import pytree, static_field
 from jaxphot.sampling import Cells, check_sampling, quad
 
+_BACKGROUND_SAMPLING = quad(2)  # exact for a cubic: a background varies slowly over a pixel
 DEFAULT_SAMPLING = quad(5)
 
 
@@ -89,12 +90,13 @@ def apply(prepared, model, params):
         raise ValueError("model: it has a point source, but the image has no PSF to draw it with; pass psf=")
     image = jnp.zeros(prepared.cells.shape, prepared.area.dtype)
     if prepared.optics is None:
-        backgrounds = extended + backgrounds
+        if extended:
+            image = _add_up(prepared.sampling, extended, prepared.cells) * prepared.area
     elif extended or points:
         light = _add_up(prepared.sampling, extended, prepared.optics.cells)
         image = collect(prepared.optics, light, [_star(prepared.transform, *pair) for pair in points])
     if backgrounds:
-        image = image + _add_up(prepared.sampling, backgrounds, prepared.cells) * prepared.area
+        image = image + _add_up(_BACKGROUND_SAMPLING, backgrounds, prepared.cells) * prepared.area
     return image
 
 

@@ -67,8 +67,8 @@ class Quadrature:
         """Mean brightness over each cell, (ny, nx)."""
         i, j = cells.centers()
         dtype = i.dtype
-        if len(self.nodes) == 1:
-            return self._sample(model, params, cells, i, j, self.nodes[0][:2])
+        if len(self.nodes) <= 4:
+            return sum(node[2] * self._sample(model, params, cells, i, j, node) for node in self.nodes)
 
         # One sample of all pixels at a time, added up as it comes: an axis of samples would not fit into the cache,
         # and is 6 to 10 times slower.

@@ -201,7 +201,7 @@ def test_fixed():
     held = fit_simple(simple_image(), fixed={"sky": {"I0": free.params["sky"]["I0"]}})
     assert np.all(np.abs(flat_free(held) - flat_free(free)[:6]) < 3e-3 * flat(held.stderr))
     assert np.all(flat(held.stderr) <= flat(free.stderr)[:6] * (1 + 1e-4))
-    assert held.stderr["galaxy"]["flux"] < 0.8 * free.stderr["galaxy"]["flux"]
+    assert held.stderr["galaxy"]["flux"] < 0.95 * free.stderr["galaxy"]["flux"]
 
 
 def test_fixed_vector_and_shape():
@@ -258,7 +258,9 @@ def test_bounds_of_a_shape():
     assert bool(fit.at_bound["galaxy"]["q"])
     assert not bool(fit.at_bound["galaxy"]["PA"])
     assert np.isnan(fit.stderr["galaxy"]["q"])
+    assert np.isnan(flat(fit.stderr)).sum() == 1
     fixed = fit_simple(simple_image(), {**SIMPLE_START}, fixed={"galaxy": {"q": 0.75}})
+    assert_allclose(fit.stderr["galaxy"]["sigma"], fixed.stderr["galaxy"]["sigma"], rtol=1e-2)
     assert_allclose(fit.chi2, fixed.chi2, rtol=1e-6)
     assert_allclose(fit.params["galaxy"]["PA"], fixed.params["galaxy"]["PA"], atol=1e-2 * fixed.stderr["galaxy"]["PA"])
     assert_allclose(fit.stderr["galaxy"]["PA"], fixed.stderr["galaxy"]["PA"], rtol=1e-2)
@@ -367,7 +369,9 @@ def test_poisson():
     fits = jp.fit_batch(SIMPLE, SIMPLE_START, images, sampling=QUAD, likelihood=jp.likelihood.poisson(), progress=False)
     assert np.all(fits.status == lm.CONVERGED)
     assert_allclose(fits.dof, 360 - 7)
-    assert abs(np.mean(np.asarray(fits.chi2) / np.asarray(fits.dof)) - 1) < 0.15  # the deviance, in counts of 3 and more
+    assert (
+        abs(np.mean(np.asarray(fits.chi2) / np.asarray(fits.dof)) - 1) < 0.15
+    )  # the deviance, in counts of 3 and more
     for name, truth_value in names_and_values(truth).items():
         branch, leaf = name.split(".")
         error = np.asarray(fits.stderr[branch][leaf])
@@ -615,7 +619,8 @@ def test_pulls_of_300_noisy_sersics():
         },
         "sky": {"I0": np.ones(count)},
     }
-    sampling = jp.sampling.quad(3)
+    # a fixed rule has a node that a cusp likes to sit on, where χ² has an edge: quad(3) leaves 3 of 300 creeping
+    sampling = jp.sampling.adaptive()
     blank = jp.make_image(np.zeros(shape), std=1.0, psf=psf)
     shapes = jax.jit(jax.vmap(lambda p: jp.render(jp.models.sersic, p, blank, sampling)))(truth["galaxy"])
     wanted = 10 ** rng.uniform(np.log10(30), 3, count)
@@ -636,11 +641,11 @@ def test_pulls_of_300_noisy_sersics():
         "sky": {"I0": np.zeros(count)},
     }
     fits = jp.fit_batch(GALAXY, starts, images, sampling=sampling, chunk=100, progress=False)
-    assert np.mean(fits.status == lm.CONVERGED) > 0.97
+    assert np.all(fits.status == lm.CONVERGED)
+    assert np.max(fits.steps) < 40
     bounded = np.any(np.stack([np.any(leaf.reshape(count, -1), 1) for leaf in jax.tree.leaves(fits.at_bound)]), 0)
-    used = (wanted >= 100) & ~bounded & (np.asarray(fits.status) == lm.CONVERGED)
+    used = (wanted >= 100) & ~bounded
     assert used.sum() > 150
-    assert np.all(np.asarray(fits.status)[wanted >= 100] == lm.CONVERGED)
     for name, truth_value in names_and_values(truth).items():
         branch, leaf = name.split(".")
         difference = np.asarray(fits.params[branch][leaf]) - truth_value

@@ -27,7 +27,7 @@ from jaxphot.models.combinators import check_model
 from jaxphot.parameters import Parameter, parameters
 from jaxphot.pytree import leaves_with_names
 
-_LARGEST_MAPPED = 128  # lanes: enough to hide the call, few enough that the threads finish together
+_MAPPED = (8, 64)  # lanes: two sizes, few enough that the threads finish together, large enough to hide the call
 _LARGEST_STEPPED = 16384
 _STEPS_AT_ONCE = 3
 _SMALLEST_GATHER = 64
@@ -90,9 +90,9 @@ def fit_batch(model, params, images, *, chunk=None, progress=True, devices=None,
     if not isinstance(images, Image) and hasattr(images, "__len__"):
         images = stack_images(images)
     count = _count(images)
-    starts = _Starts(model, params, options.pop("fixed", None), options.pop("bounds", None), count)
     first, images = _first(images)
-    size = _chunk_size(chunk, count, schedule, len(workers), first, starts.scalars, workers[0])
+    starts = _Starts(model, params, options.pop("fixed", None), options.pop("bounds", None), count, first.dtype)
+    size = _chunk_size(chunk, count, schedule, first, starts.scalars, workers[0])
     task = (model, tuple(sorted(options.items())))
     run = {"map": _run_mapped, "vmap": _run_stepped}[schedule]
     with tqdm(total=count, disable=not progress, unit="fit") as bar:
@@ -143,14 +143,14 @@ def _chain(head, rest):
     yield from rest
 
 
-def _chunk_size(chunk, count, schedule, threads, image, scalars, device):
+def _chunk_size(chunk, count, schedule, image, scalars, device):
     if chunk is not None:
         if isinstance(chunk, bool) or int(chunk) != chunk or chunk < 1:
             raise ValueError(f"chunk: expected an integer ≥ 1, got {chunk!r}")
         return int(chunk)
     if schedule == "map":
-        share = _LARGEST_MAPPED if count is None else -(-count // (2 * threads))
-        return min(_LARGEST_MAPPED, _power_of_two(share))
+        small, large = _MAPPED
+        return large if count is None or count > large else small
     stats = device.memory_stats() or {}
     free = stats.get("bytes_limit", 4 << 30) - stats.get("bytes_in_use", 0)
     ny, nx = image.shape
@@ -170,13 +170,13 @@ def _power_of_two(n):
 class _Starts:
     """Params, fixed and bounds of any lanes: leaves with a lane axis are cut, the others repeated."""
 
-    def __init__(self, model, params, fixed, bounds, count):
+    def __init__(self, model, params, fixed, bounds, count, dtype):
         shapes = {name: p.shape for name, p in leaves_with_names(parameters(model)) if isinstance(p, Parameter)}
         self.trees = {}
         for argument, tree in (("params", params), ("fixed", fixed or {}), ("bounds", bounds or {})):
             if not isinstance(tree, dict):
                 raise TypeError(f"{argument}: expected a tree of parameters, got {type(tree).__name__}")
-            self.trees[argument] = _with_axes(argument, tree, shapes, count)
+            self.trees[argument] = _with_axes(argument, tree, shapes, count, dtype)
         self.scalars = sum(max(int(np.prod(shape)), 1) for shape in shapes.values()) or 8
 
     def lanes(self, rows):
@@ -197,15 +197,15 @@ class _Leaf:
         return self.array[np.minimum(rows, len(self.array) - 1)]
 
 
-def _with_axes(argument, tree, shapes, count, prefix=""):
+def _with_axes(argument, tree, shapes, count, dtype, prefix=""):
     if isinstance(tree, dict):
         join = f"{prefix}." if prefix else ""
-        return {key: _with_axes(argument, value, shapes, count, f"{join}{key}") for key, value in tree.items()}
+        return {key: _with_axes(argument, value, shapes, count, dtype, f"{join}{key}") for key, value in tree.items()}
     if tree is None or tree is True:  # held at its start
         return None
     if argument == "bounds" and isinstance(tree, (tuple, list)) and len(tree) == 2:
-        return tuple(_with_axes("a side of bounds", side, shapes, count, prefix) for side in tree)
-    leaf = np.asarray(tree)
+        return tuple(_with_axes("a side of bounds", side, shapes, count, dtype, prefix) for side in tree)
+    leaf = np.asarray(tree, dtype)
     shape = shapes.get(prefix, leaf.shape[1:])
     if leaf.shape == shape or leaf.shape == ():
         return _Leaf(np.broadcast_to(leaf, shape), False)

@@ -181,6 +181,14 @@ class Domain(NamedTuple):
             z = z.at[q].set(jnp.where(size > 0, z[q] * factor, inner)).at[pa].set(z[pa] * factor)
         return z
 
+    def move(self, z, delta, held):
+        """Where a step from z leads; a shear held on its ring follows it, where the tangent would leave it."""
+        moved = z + delta
+        for q, pa, _, _ in self.rings:
+            factor = jnp.where(held[q], jnp.hypot(z[q], z[pa]) / jnp.hypot(moved[q], moved[pa]), 1)
+            moved = moved.at[q].multiply(factor).at[pa].multiply(factor)
+        return self.project(moved)
+
 
 def make_coordinates(described, fixed, bounded):
     """Choose the coordinates of a fit.

@@ -1,5 +1,6 @@
 """Covariance of the physical parameters from the solver's Fisher matrix in internal coordinates."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -30,24 +31,20 @@ def physical_covariance(state, coordinates, domain):
         scale = scale.at[pa].set(jnp.where(small, widest / jnp.maximum(error, widest), 1))
     covariance = covariance * scale[:, None] * scale[None, :]
     undetermined = (jnp.abs(derivative) @ jnp.abs(basis) @ null.astype(z.dtype)) > 0
-    unknown = undetermined | ((jnp.abs(derivative) @ jnp.abs(basis) @ held.astype(z.dtype)) > 0)
-    for q, pa in coordinates.pairs:  # a shear held along its radius says nothing of q, but all of PA
-        only_q = held[q] & ~null[q] & ~null[pa]
-        unknown = unknown.at[pa].set(jnp.where(only_q, undetermined[pa], unknown[pa]))
-    unknown = unknown | (state.status == lm.NON_FINITE) | (state.status == lm.NO_DATA)
+    # a held direction is a parameter of the same place in the vector: a shear held along its radius is a held q
+    unknown = undetermined | held | (state.status == lm.NON_FINITE) | (state.status == lm.NO_DATA)
     return jnp.where(unknown[:, None] | unknown[None, :], jnp.nan, covariance), undetermined, is_round
 
 
 def _inverse(hessian, held):
-    """Inverse over the directions not held, and a mask of those that a null vector of the matrix involves."""
-    diagonal = jnp.diagonal(hessian)
-    known = jnp.isfinite(diagonal) & (diagonal > 0)
-    active = ~held & known
-    scale = jnp.where(active, 1 / jnp.sqrt(jnp.where(active, diagonal, 1)), 0)
-    matrix = jnp.where(active[:, None] & active[None, :], hessian, 0) * scale[:, None] * scale[None, :]
-    matrix = jnp.where(jnp.isfinite(matrix), matrix, 0) + jnp.diag(jnp.where(active, 0, 1).astype(matrix.dtype))
-    values, vectors = jnp.linalg.eigh(matrix)
-    empty = values < 4 * values.size * jnp.finfo(values.dtype).eps
-    inverse = (vectors * jnp.where(empty, 0, 1 / jnp.where(empty, 1, values))[None, :]) @ vectors.T
-    involved = jnp.any(empty[None, :] & (jnp.abs(vectors) > 1e-2), axis=1)
-    return inverse * scale[:, None] * scale[None, :], (involved & active) | (~known & ~held)
+    """Inverse over the directions not held, and a mask of those that a null vector of the matrix involves.
+
+    With a ridge of the size of rounding, a direction in the null space gets a variance beyond anything that the data
+    could have determined in this dtype, while the others' stay what they are.
+    """
+    ridge = 4 * hessian.shape[0] * jnp.finfo(hessian.dtype).eps
+    eye = jnp.eye(hessian.shape[0], dtype=hessian.dtype)
+    inverse = jax.vmap(lm.solve_scaled, (None, 0, None, None))(hessian, eye, ridge, held)
+    inflation = jnp.diagonal(inverse) * jnp.diagonal(hessian)
+    determined = (inflation > 0) & (inflation < 0.1 / ridge)
+    return inverse, ~held & ~determined

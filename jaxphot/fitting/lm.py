@@ -59,7 +59,7 @@ class State(NamedTuple):
 
 
 class Box(NamedTuple):
-    """A domain: bounds on each of P flat parameters. Any object with these three methods will do in its place."""
+    """A domain: bounds on each of P flat parameters. Any object with these methods will do in its place."""
 
     lower: jax.Array
     upper: jax.Array
@@ -75,6 +75,10 @@ class Box(NamedTuple):
     def project(self, z):
         """The nearest point inside."""
         return jnp.clip(z, self.lower, self.upper)
+
+    def move(self, z, delta, held):
+        """Where a step from z leads; what is held stays on its bound."""
+        return self.project(z + delta)
 
 
 def half_squares(value):
@@ -227,7 +231,7 @@ def step(
     domain = Box(jnp.full_like(z, -jnp.inf), jnp.full_like(z, jnp.inf)) if domain is None else domain
     first = state.evaluations == 0
     eps = jnp.finfo(z.dtype).eps
-    trial = domain.project(z + state.delta)
+    trial = domain.move(z, state.delta, state.held)
     move = trial - z
     predicted = -(state.gradient @ move + 0.5 * move @ (state.hessian @ move))
     new = evaluate(lambda v: function(unravel(v)), trial, loss)

@@ -210,7 +210,7 @@ def finish(setup, lane, state):
     dof = good - coordinates.size
     covariance, undetermined, is_round = physical_covariance(state, coordinates, _domain(setup, lane))
     if setup.scale_covariance:
-        covariance = covariance * (2 * state.loss / jnp.maximum(dof, 1))
+        covariance = covariance * (2 * state.loss / jnp.maximum(dof, 1).astype(state.loss.dtype))
     status = jnp.where(state.status == lm.RUNNING, lm.MAX_STEPS, state.status)
     singular = (status == lm.CONVERGED) & jnp.any(undetermined)
     return Fit(

@@ -10,6 +10,7 @@ Functions work on NumPy arrays as well, in float64: builders use them so.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,18 @@ import numpy as np
 
 from jaxphot.numerics import array_namespace
 from jaxphot.pytree import is_concrete, pytree, static_field
+from jaxphot.transforms.tables import (
+    add_ring,
+    bilinear,
+    block_positions,
+    corners,
+    determinant,
+    edge_to_ring,
+    gated,
+    look_up,
+    resample,
+    slopes,
+)
 
 _NEWTON_STEPS = 3  # from the table: its error ε ≤ 1e-2 px shrinks by the distortion's curvature (≤ 4e-3 / px) a step
 _SEARCH_STEPS = 50
@@ -60,22 +73,11 @@ class DisplacementGrid:
 
     def forward(self, i, j):
         """Undistorted coordinates of pixel coordinates."""
-        di, dj = _bilinear(*self._cell(self.displacement, i, j))
-        return i + di, j + dj
+        return _run(_forward, self, i, j)
 
     def backward(self, wi, wj):
         """Pixel coordinates of undistorted coordinates: the exact inverse of `forward`, with exact derivatives."""
-        i, j = self._start(wi, wj)
-        if array_namespace(self.displacement, wi, wj) is np:
-            for _ in range(_NEWTON_STEPS):
-                i, j = self._newton_step(i, j, wi, wj)
-            return i, j
-        # A loop, because XLA evaluates a chain of steps anew for every use of the result, and one complex number,
-        # because it would look everything up once for each of two: together 20 times slower.
-        start = jax.lax.stop_gradient(jax.lax.complex(i, j))
-        step = lambda _, ij: jax.lax.complex(*self._newton_step(ij.real, ij.imag, wi, wj))  # noqa: E731
-        solution = jax.lax.fori_loop(0, _NEWTON_STEPS, step, start)
-        return solution.real, solution.imag
+        return _run(_backward, self, wi, wj)
 
     def relative_area(self, i, j):
         """Area of the pixel at (i, j) ÷ that of an undistorted one; outside the frame, that at its edge.
@@ -83,7 +85,7 @@ class DisplacementGrid:
         So light that the PSF brings in from outside is as bright as that inside: what a constant displacement covers
         out there would make uniform light jump at the border.
         """
-        return _bilinear(*self._cell(self.area[None], i, j))[0]
+        return _run(_relative_area, self, i, j)
 
     def crop(self, i0, j0, shape):
         """The grid of the window of a given shape whose first pixel is (i0, j0).
@@ -97,7 +99,7 @@ class DisplacementGrid:
         old = _concrete_as_numpy(self)
         columns = (np.arange(-1, shape[1] + 1) + i0 + 1) / self.step
         rows = (np.arange(-1, shape[0] + 1) + j0 + 1) / self.step
-        tables = [_resample(_resample(t, rows, -2, 2), columns, -1, 2) for t in (old.displacement, old.area)]
+        tables = [resample(resample(t, rows, -2, 2), columns, -1, 2) for t in (old.displacement, old.area)]
         shift = np.asarray([[i0, j0], [i0, j0]], old.frame.dtype)
         window = DisplacementGrid(
             *tables, old.inverse, old.origin, old.spacing, _clipped(old.frame - shift, shape), old.accuracy, shape, 1
@@ -115,10 +117,10 @@ class DisplacementGrid:
             return self._each(lambda grid: grid.rebin(k))
         old = _concrete_as_numpy(self if self.step == 1 else self.crop(0, 0, self.shape))
         ny, nx = shape = (self.shape[0] // k, self.shape[1] // k)
-        rows, columns = _block_positions(ny, k), _block_positions(nx, k)
-        displacement = _edge_to_ring(_edge_to_ring(_resample(_resample(old.displacement, rows, -2, 4), columns, -1, 4)))
+        rows, columns = block_positions(ny, k), block_positions(nx, k)
+        displacement = edge_to_ring(edge_to_ring(resample(resample(old.displacement, rows, -2, 4), columns, -1, 4)))
         blocks = old.area[1 : 1 + k * ny, 1 : 1 + k * nx].reshape(ny, k, nx, k).mean((1, 3))
-        area = _add_ring(_add_ring(blocks))
+        area = add_ring(add_ring(blocks))
         frame = _clipped((old.frame + 0.5) / k - 0.5, shape)
         binned = DisplacementGrid(
             displacement / k, area, old.inverse, old.origin, old.spacing, frame, old.accuracy * k, shape, 1
@@ -157,9 +159,9 @@ class DisplacementGrid:
         wi = xp.broadcast_to((origin[0] + (far[0] - origin[0]) * _ramp(w, dtype))[None, :], (h, w))
         wj = xp.broadcast_to((origin[1] + (far[1] - origin[1]) * _ramp(h, dtype))[:, None], (h, w))
         i, j = start(wi, wj)
-        for _ in range(_NEWTON_STEPS):
-            i, j = self._newton_step(i, j, wi, wj)
-        return replace(self, inverse=xp.stack([i - wi, j - wj]), origin=origin, spacing=spacing)
+        rough = replace(self, inverse=xp.stack([i - wi, j - wj]), origin=origin, spacing=spacing)
+        i, j = rough.backward(wi, wj)
+        return replace(rough, inverse=xp.stack([i - wi, j - wj]))
 
     def _search(self, wi, wj):
         """Pixel coordinates without a table to start from (NumPy): Newton steps, none longer than ¼ of the frame."""
@@ -178,10 +180,10 @@ class DisplacementGrid:
     def _newton_step(self, i, j, wi, wj):
         xp = array_namespace(self.displacement, i, j, wi)
         cell = self._cell(self.displacement, i, j)
-        di, dj = _bilinear(*cell)
-        di_di, di_dj, dj_di, dj_dj = slopes = _gated(_slopes(*cell, self.step), *self._inside(i, j), xp)
+        di, dj = bilinear(*cell)
+        di_di, di_dj, dj_di, dj_dj = gradient = gated(slopes(*cell, self.step), *self._inside(i, j), xp)
         ri, rj = (i - wi) + di, (j - wj) + dj
-        det = _determinant(slopes)
+        det = determinant(gradient)
         det = xp.where(det == 0, 1, det)
         return i - ((1 + dj_dj) * ri - di_dj * rj) / det, j - ((1 + di_di) * rj - dj_di * ri) / det
 
@@ -191,7 +193,7 @@ class DisplacementGrid:
         h, w = self.inverse.shape[-2:]
         s = xp.clip((wi - self.origin[0]) / self.spacing[0], 0, w - 1)
         t = xp.clip((wj - self.origin[1]) / self.spacing[1], 0, h - 1)
-        ei, ej = _bilinear(*_corners(self.inverse, s, t, xp))
+        ei, ej = bilinear(*corners(self.inverse, s, t, xp))
         return wi + ei, wj + ej
 
     def _inside(self, i, j):
@@ -201,58 +203,49 @@ class DisplacementGrid:
     def _cell(self, array, i, j):
         """The nodes about (i, j) clamped to the frame, and its place (u, v) between them."""
         xp = array_namespace(array, i, j)
+        return corners(array, *self._place(i, j, xp), xp)
+
+    def _place(self, i, j, xp):
+        """Column and row in the tables of (i, j) clamped to the frame."""
         (i_lo, j_lo), (i_hi, j_hi) = self.frame
-        s, t = (xp.clip(i, i_lo, i_hi) + 1) / self.step, (xp.clip(j, j_lo, j_hi) + 1) / self.step
-        return _corners(array, s, t, xp)
+        return (xp.clip(i, i_lo, i_hi) + 1) / self.step, (xp.clip(j, j_lo, j_hi) + 1) / self.step
 
 
-def _corners(array, s, t, xp):
-    """Values of (n, H, W) tables at the four nodes about column s, row t; and the place (u, v) in that cell.
-
-    NaN coordinates take any cell: their (u, v) is NaN.
-    """
-    n, h, w = array.shape
-    column = xp.floor(xp.minimum(xp.where(s > 0, s, 0), w - 2))
-    row = xp.floor(xp.minimum(xp.where(t > 0, t, 0), h - 2))
-    index = row.astype(np.int32) * w + column.astype(np.int32)
-    flat = array.reshape(n, h * w)
-    corners = [[_take(table, index + k, xp) for k in (0, 1, w, w + 1)] for table in flat]
-    return corners, s - column, t - row
+def _run(function, grid, i, j):
+    """Evaluate on NumPy arrays as it is, otherwise compiled: operation by operation the first call takes seconds."""
+    if array_namespace(grid.displacement, i, j) is np:
+        return function(grid, i, j)
+    return _compiled(function, grid, i, j)
 
 
-def _take(table, index, xp):
-    """``table[index]`` where every index is known to be inside: table by table, by far the fastest form on a CPU."""
-    return table.at[index].get(mode="promise_in_bounds") if xp is jnp else table[index]
+@partial(jax.jit, static_argnums=0)
+def _compiled(function, grid, i, j):
+    return function(grid, i, j)
 
 
-def _bilinear(corners, u, v):
-    """Of every table, the value at (u, v) between its four corners."""
-    return [c00 + u * (c10 - c00) + v * (c01 - c00 + u * (c11 - c01 - (c10 - c00))) for c00, c10, c01, c11 in corners]
+def _forward(grid, i, j):
+    xp = array_namespace(grid.displacement, i, j)
+    di, dj = look_up(grid.displacement, *grid._place(i, j, xp), xp)
+    return i + di, j + dj
 
 
-def _slopes(corners, u, v, step):
-    """Of every table, the derivatives of `_bilinear` in i and in j, with nodes `step` pixels apart."""
-    return [
-        slope / step
-        for c00, c10, c01, c11 in corners
-        for slope in (c10 - c00 + v * (c11 - c01 - (c10 - c00)), c01 - c00 + u * (c11 - c10 - (c01 - c00)))
-    ]
+def _backward(grid, wi, wj):
+    i, j = grid._start(wi, wj)
+    if array_namespace(grid.displacement, wi, wj) is np:
+        for _ in range(_NEWTON_STEPS):
+            i, j = grid._newton_step(i, j, wi, wj)
+        return i, j
+    # A loop, because XLA evaluates a chain of steps anew for every use of the result, and one complex number,
+    # because it would look everything up once for each of two: together 20 times slower.
+    start = jax.lax.stop_gradient(jax.lax.complex(i, j))
+    step = lambda _, ij: jax.lax.complex(*grid._newton_step(ij.real, ij.imag, wi, wj))  # noqa: E731
+    solution = jax.lax.fori_loop(0, _NEWTON_STEPS, step, start)
+    return solution.real, solution.imag
 
 
-def _determinant(slopes):
-    di_di, di_dj, dj_di, dj_dj = slopes
-    return (1 + di_di) * (1 + dj_dj) - di_dj * dj_di
-
-
-def _gated(slopes, in_i, in_j, xp):
-    """Slopes with those along an axis on which a point is outside the frame set to 0: nothing changes out there."""
-    di_di, di_dj, dj_di, dj_dj = slopes
-    return [
-        xp.where(in_i, di_di, 0),
-        xp.where(in_j, di_dj, 0),
-        xp.where(in_i, dj_di, 0),
-        xp.where(in_j, dj_dj, 0),
-    ]
+def _relative_area(grid, i, j):
+    xp = array_namespace(grid.area, i, j)
+    return look_up(grid.area[None], *grid._place(i, j, xp), xp)[0]
 
 
 def _ramp(n, dtype):
@@ -269,48 +262,6 @@ def _clipped(frame, shape):
 def _concrete_as_numpy(grid):
     """A grid whose values are known as NumPy arrays: no compilation, no small operations on a device."""
     return jax.tree.map(np.asarray, grid) if is_concrete(grid) else grid
-
-
-def _resample(table, positions, axis, taps):
-    """A table at other positions along an axis, by Lagrange's formula on the nearest `taps` nodes (static, NumPy).
-
-    Two are the bilinear look-up itself, so that crops change nothing; beyond the last node they carry the slope on.
-    """
-    n = table.shape[axis]
-    taps = min(taps, n)
-    first = np.clip(np.floor(positions).astype(int) - (taps - 2) // 2, 0, n - taps)
-    x = positions - first
-    side = np.ones(table.ndim, int)
-    side[axis] = -1
-    total = 0
-    for k in range(taps):
-        weight = np.prod([(x - m) / (k - m) for m in range(taps) if m != k], axis=0)
-        total = total + table.take(first + k, axis) * weight.astype(table.dtype).reshape(side)
-    return total
-
-
-def _block_positions(n, k):
-    """Node numbers of the centres of n blocks of k pixels, and of the outer edges before and after them."""
-    return np.concatenate([[0.5], k * np.arange(n) + (k - 1) / 2 + 1, [k * n + 0.5]])
-
-
-def _edge_to_ring(table):
-    """First and last row, known at the frame's edge, moved half a pixel out to the ring of nodes; then transposed."""
-    xp = array_namespace(table)
-    rows = [
-        2 * table[..., :1, :] - table[..., 1:2, :],
-        table[..., 1:-1, :],
-        2 * table[..., -1:, :] - table[..., -2:-1, :],
-    ]
-    return xp.swapaxes(xp.concatenate(rows, -2), -1, -2)
-
-
-def _add_ring(table):
-    """A row before the first and after the last, on the same slope; then transposed."""
-    xp = array_namespace(table)
-    near = min(1, table.shape[0] - 1)
-    rows = [2 * table[:1] - table[near : near + 1], table, 2 * table[-1:] - table[-1 - near : len(table) - near]]
-    return xp.concatenate(rows, 0).T
 
 
 def make_grid(displacement, area, shape, step, accuracy, dtype):
