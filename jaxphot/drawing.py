@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colormaps, ticker
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import FuncNorm, Normalize
 from matplotlib.transforms import Affine2D
 
@@ -11,6 +12,7 @@ from jaxphot.models.combinators import Scene, kind
 from jaxphot.parameters import Parameter, parameters
 from jaxphot.pytree import is_concrete, leaves_with_names
 from jaxphot.render import check_image, render
+from jaxphot.transforms.protocol import WHOLE_PIXEL
 
 MASKED = "#8b979f"  # in none of the colour maps that are used here
 
@@ -75,9 +77,19 @@ def stretch(middle, width, low, high):
 
 def pixel_corners(image):
     """Plane positions (x, y) of the corners of all pixels, each (ny + 1, nx + 1)."""
-    ny, nx = image.shape
-    i, j = np.meshgrid(np.arange(nx + 1) - 0.5, np.arange(ny + 1) - 0.5)
-    x, y = image.transform.pixel_to_plane(i.astype(image.dtype), j.astype(image.dtype))
+    return _on_plane(image.transform, *_corner_numbers(image.shape))
+
+
+def _corner_numbers(shape):
+    """Pixel coordinates (i, j) of the corners of all pixels."""
+    ny, nx = shape
+    return np.meshgrid(np.arange(nx + 1) - 0.5, np.arange(ny + 1) - 0.5)
+
+
+def _on_plane(transform, i, j):
+    """Plane positions of pixel coordinates, float64."""
+    dtype = transform.crval.dtype
+    x, y = transform.pixel_to_plane(i.astype(dtype), j.astype(dtype))
     return np.asarray(x, np.float64), np.asarray(y, np.float64)
 
 
@@ -97,7 +109,7 @@ def draw_pixels(image, values, ax, norm, cmap, label, bar="right", title=None, e
         )  # fmt: skip
         artist.set_transform(Affine2D(affine) + ax.transData)
     ax.set_aspect("equal")
-    _label(ax, image, x, y)
+    label_plane(ax, image.transform, *_corner_numbers(image.shape), x, y)
     if title is not None:
         ax.set_title(title)
     add_bar(ax, artist, label, bar, extend)
@@ -117,11 +129,9 @@ def _affine(x, y):
     return np.array([[along_i[0], along_j[0], origin[0]], [along_i[1], along_j[1], origin[1]], [0, 0, 1]])
 
 
-def _label(ax, image, x, y):
-    """Limits and labels: East to the left if there is a sky, pixels if the plane is the pixel grid."""
-    ny, nx = image.shape
-    on_sky = not np.any(np.isnan(np.asarray(image.transform.crval)))
-    i, j = np.meshgrid(np.arange(nx + 1) - 0.5, np.arange(ny + 1) - 0.5)
+def label_plane(ax, transform, i, j, x, y):
+    """Limits and labels for pixel coordinates (i, j) at (x, y): East to the left if there is a sky."""
+    on_sky = not np.any(np.isnan(np.asarray(transform.crval)))
     xlim, ylim = (x.min(), x.max()), (y.min(), y.max())
     if on_sky:
         ax.set(xlabel="East offset [arcsec]", ylabel="North offset [arcsec]", xlim=xlim[::-1], ylim=ylim)
@@ -129,8 +139,64 @@ def _label(ax, image, x, y):
         ax.set(xlabel="i [pixel]", ylabel="j [pixel]", xlim=xlim, ylim=ylim)
     else:
         ax.set(xlabel="x [arcsec]", ylabel="y [arcsec]", xlim=xlim, ylim=ylim)
+    ax.xaxis.set_major_locator(_ApartTicks())
     ax.ticklabel_format(useOffset=False)
     ax.tick_params(direction="in", top=True, right=True, color="0.5")
+
+
+class _ApartTicks(ticker.MaxNLocator):
+    """Round ticks along x, as many as there is room for side by side with their labels."""
+
+    def __init__(self):
+        super().__init__("auto", steps=[1, 2, 2.5, 5, 10])
+
+    def tick_values(self, vmin, vmax):
+        """As many as do not touch, but two at least."""
+        points = 72 * self.axis.axes.get_window_extent().width / self.axis.axes.figure.dpi
+        digit = 0.64 * (self.axis.get_tick_params().get("labelsize") or self.axis._get_tick_label_size("x"))
+        for count in range(7, 0, -1):
+            self.set_params(nbins=count)
+            ticks = super().tick_values(vmin, vmax)
+            longest = max(map(len, self.axis.get_major_formatter().format_ticks(ticks)))
+            if len(ticks) < 2 or (ticks[1] - ticks[0]) / abs(vmax - vmin) * points > (longest + 1.5) * digit:
+                break
+        return ticks
+
+
+def check_transform(image):
+    """The transform of an image, or the one given; a single one."""
+    if hasattr(image, "transform"):
+        checked(image)
+        return image.transform
+    if not hasattr(image, "pixel_to_plane"):
+        raise TypeError(f"image: expected an Image or a transform, got {type(image).__name__}")
+    if not is_concrete(image):
+        raise TypeError("image: it is traced; pictures are made outside of jit")
+    if np.ndim(image.crval) != 1:
+        raise ValueError("image: expected one transform, got a stack")
+    return image
+
+
+def check_pixels(pixels, shape):
+    """Pixel numbers (N, 2) as float64; by default the middle one of an image, (0, 0) where its shape is unknown."""
+    if pixels is None:
+        pixels = (0, 0) if shape is None else (shape[1] // 2, shape[0] // 2)
+    numbers = np.asarray(pixels, np.float64)
+    if numbers.size == 0 or numbers.ndim not in (1, 2) or numbers.shape[-1] != 2 or not np.all(np.isfinite(numbers)):
+        raise ValueError(f"pixels: expected (i, j), or a sequence of them, got {pixels!r}")
+    return np.atleast_2d(numbers)
+
+
+def draw_rectangles(ax, transform, pixels, footprint=WHOLE_PIXEL, **style):
+    """Draw the same rectangle of each pixel, and return the pixel coordinates and plane positions of its border."""
+    side = np.linspace(-0.5, 0.5, 17)
+    half = np.full_like(side, 0.5)
+    u, v = np.concatenate([side, half, -side, -half]), np.concatenate([-half, side, half, -side])
+    (li, lj), (si, sj) = [np.asarray(pair, np.float64) for pair in footprint]
+    i, j = pixels[:, :1] + li + si * u, pixels[:, 1:] + lj + sj * v
+    x, y = _on_plane(transform, i, j)
+    ax.add_collection(PolyCollection(np.stack([x, y], -1), **style))
+    return i, j, x, y
 
 
 def add_bar(ax, artist, label, bar="right", extend="neither"):

@@ -14,13 +14,17 @@ from jaxphot.drawing import (
     along_major_axis,
     asinh_norm,
     check_axes,
+    check_pixels,
+    check_transform,
     checked,
     default_rmax,
     draw_ellipses,
     draw_gaussian,
     draw_pixels,
+    draw_rectangles,
     in_annuli,
     label_corner,
+    label_plane,
     main_ellipse,
     named_parts,
     pixel_corners,
@@ -219,6 +223,45 @@ def pixel_area_map(image, ax=None, *, cmap=_AREA, colorbar=True, title=None):
     if high - low < 1e-5 * high:  # rounding is no distortion
         low, high = 0.999 * low, 1.001 * high
     return draw_pixels(image, area, ax, Normalize(low, high), cmap, "pixel area [arcsec²]", colorbar, title)
+
+
+def pixel_footprint(image, ax=None, *, pixels=None, color="C0", title=None):
+    """Draw a few pixels on the plane: each one's border as a line, the part of it that collects light filled.
+
+    Parameters
+    ----------
+    image : Image or transform
+    ax : matplotlib Axes, optional
+        Where something is drawn already, such as the image, its limits and labels are kept.
+    pixels : (i, j), or sequence of them, optional
+        By default the image's middle one.
+    color : matplotlib colour
+    title : str, optional
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Examples
+    --------
+    >>> import jaxphot as jp
+    >>> ax = pixel_footprint(jp.make_cmos(jp.make_linear(pixelscale=0.1), scale=0.7), pixels=[(0, 0), (1, 0)])
+    >>> len(ax.collections)
+    2
+    """
+    transform = check_transform(image)
+    pixels = check_pixels(pixels, image.shape if isinstance(image, Image) else getattr(image, "shape", None))
+    ax = check_axes(ax)
+    is_empty = not ax.has_data()
+    draw_rectangles(ax, transform, pixels, transform.footprint, facecolor=color, edgecolor="none", alpha=0.4)
+    border = draw_rectangles(ax, transform, pixels, facecolor="none", edgecolor=color, linewidth=1.2)
+    if is_empty:
+        ax.set_aspect("equal")
+        label_plane(ax, transform, *border)
+        ax.margins(0.1)
+    if title is not None:
+        ax.set_title(title)
+    return ax
 
 
 def profile(model, params, image=None, ax=None, *, part=None, rmax=None, sampling=DEFAULT_SAMPLING):

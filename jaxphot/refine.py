@@ -130,7 +130,7 @@ def _brightness(model, params, transform, i, j):
 
 
 def _frame(params, transform):
-    known = isinstance(params, dict) and jnp.shape(params.get("center")) == (2,)
+    known = isinstance(params, dict) and np.shape(params.get("center", ())) == (2,)
     return locate(params, transform) if known else None
 
 

@@ -10,10 +10,10 @@ from jaxphot.image import Image
 from jaxphot.models.combinators import check_model, components, kind
 from jaxphot.parameters import check_params, parameters
 from jaxphot.pytree import pytree, static_field
-from jaxphot.sampling import Cells, check_sampling, quad
+from jaxphot.sampling import Cells, adaptive, check_sampling, mean_and_error, quad
 
 _BACKGROUND_SAMPLING = quad(2)  # exact for a cubic: a background varies slowly over a pixel
-DEFAULT_SAMPLING = quad(5)
+DEFAULT_SAMPLING = adaptive()
 
 
 @pytree
@@ -105,12 +105,29 @@ def _add_up(sampling, pairs, cells):
     return sum(values[1:], values[0]) if values else None
 
 
+def integration_error(prepared, model, params):
+    """How far every pixel of `apply` may be off because the model was sampled, not integrated: (ny, nx) array."""
+    errors = {"extended": [], "background": []}
+    for part, own in components(model, params):
+        if kind(part) == "background":
+            rule, cells = _BACKGROUND_SAMPLING, prepared.cells
+        else:
+            rule, cells = prepared.sampling, prepared.cells if prepared.optics is None else prepared.optics.cells
+        if kind(part) != "point":  # stars are exact
+            errors[kind(part)].append(mean_and_error(rule, part, own, cells)[1])
+    error = sum(errors["background"], jnp.zeros_like(prepared.area)) * prepared.area
+    if errors["extended"]:
+        light = sum(errors["extended"])
+        error = error + (light * prepared.area if prepared.optics is None else collect(prepared.optics, light, []))
+    return jnp.abs(error)
+
+
 def _star(transform, model, params):
     center, flux = model.position_and_flux(params)
     return (*transform.plane_to_pixel(center[0], center[1]), flux)
 
 
-def render(model, params, image, sampling=DEFAULT_SAMPLING):
+def render(model, params, image, sampling=DEFAULT_SAMPLING, *, with_error=False):
     """The image that a model with given parameters makes: what is compared with the data.
 
     Parameters
@@ -122,11 +139,13 @@ def render(model, params, image, sampling=DEFAULT_SAMPLING):
         Gives shape, transform and PSF; its data are not used.
     sampling : rule
         How pixels are integrated, such as ``sampling.quad(3)``.
+    with_error : bool
+        Also tell how far each pixel may be off because the model was sampled, not integrated (static).
 
     Returns
     -------
     (ny, nx) array
-        Flux in each pixel's sensitive area.
+        Flux in each pixel's sensitive area; with `with_error`, a pair of it and the bound of its error.
 
     Raises
     ------
@@ -144,12 +163,14 @@ def render(model, params, image, sampling=DEFAULT_SAMPLING):
     check_sampling(sampling)
     check_image(image)
     params = check_params(parameters(model), params, image.dtype)
-    return _render(model, params, image, sampling)
+    return _render(model, params, image, sampling, bool(with_error))
 
 
-@partial(jax.jit, static_argnames=("model", "sampling"))
-def _render(model, params, image, sampling):
-    return apply(prepare(image, sampling), model, params)
+@partial(jax.jit, static_argnames=("model", "sampling", "with_error"))
+def _render(model, params, image, sampling, with_error):
+    prepared = prepare(image, sampling)
+    image = apply(prepared, model, params)
+    return (image, integration_error(prepared, model, params)) if with_error else image
 
 
 def check_image(image):

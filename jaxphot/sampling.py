@@ -152,6 +152,22 @@ def adaptive(tol=1e-4):
     return Adaptive(float(tol))
 
 
+def mean_and_error(sampling, model, params, cells):
+    """Mean brightness over each cell by a rule, and how far off it may be.
+
+    The rule is compared with `adaptive` at a hundredth of its tolerance (1e-6 for other rules); what that one may be
+    off itself is added. Costs three times as much as the rule alone.
+
+    Returns
+    -------
+    mean, error : (ny, nx) arrays
+    """
+    tol = max(getattr(sampling, "tol", 1e-4) / 100, 30 * float(jnp.finfo(cells.start.dtype).eps))
+    mean, finer = (rule(model, params, cells) for rule in (sampling, Adaptive(tol)))
+    brightness = jnp.abs(finer)
+    return mean, jnp.abs(mean - finer) + 2 * tol * jnp.maximum(brightness, 1e-4 * jnp.max(brightness))
+
+
 def _check_count(n):
     if isinstance(n, bool) or int(n) != n or not 1 <= n <= 100:
         raise ValueError(f"n: expected an integer from 1 to 100, got {n!r}")

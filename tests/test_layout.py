@@ -29,6 +29,7 @@ ORDER = [
     "transforms.wcs",
     "psf",
     "noise",
+    "noise",
     "image",
     "models.profiles",
     "models.metrics",

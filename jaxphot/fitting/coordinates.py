@@ -129,13 +129,12 @@ class Coordinates:
         chosen = jnp.asarray(self.logarithmic)
         logarithm = jnp.log(jnp.maximum(jnp.stack([lower, upper]), 0))
         low, high = jnp.where(chosen, logarithm, jnp.stack([lower, upper]))
-        rings = []
-        for q, pa in self.pairs:
-            inner = jnp.maximum(-jnp.log(jnp.minimum(upper[q], 1)), _roundest(lower.dtype))
-            rings.append((q, pa, inner, -jnp.log(lower[q])))
-            both = jnp.asarray([q, pa])
-            low, high = low.at[both].set(-jnp.inf), high.at[both].set(jnp.inf)
-        return Domain(low, high, tuple(rings))
+        if not self.pairs:
+            return Domain(low, high, (), None, None)
+        q, pa = np.asarray(self.pairs).T
+        inner = jnp.maximum(-jnp.log(jnp.minimum(upper[q], 1)), _roundest(lower.dtype))
+        both = np.concatenate([q, pa])
+        return Domain(low.at[both].set(-jnp.inf), high.at[both].set(jnp.inf), self.pairs, inner, -jnp.log(lower[q]))
 
 
 def _roundest(dtype):
@@ -144,49 +143,64 @@ def _roundest(dtype):
 
 
 class Domain(NamedTuple):
-    """Bounds in internal coordinates: a box, and for each shear a ring (q, PA, inner radius, outer radius)."""
+    """Bounds in internal coordinates: a box, and a ring for each shear.
+
+    Attributes
+    ----------
+    lower, upper : (P,) arrays
+        The box; infinite for shears.
+    pairs : tuple of (int, int)
+        Positions of (q, PA) of the K shears.
+    inner, outer : (K,) arrays
+        Radii of their rings.
+    """
 
     lower: jax.Array
     upper: jax.Array
-    rings: tuple
+    pairs: tuple
+    inner: jax.Array
+    outer: jax.Array
 
     def basis(self, z):
         """Axes, but for shears the radial and the tangential direction."""
-        if not self.rings:
+        if not self.pairs:
             return None
-        basis = jnp.eye(z.size, dtype=z.dtype)
-        for q, pa, _, _ in self.rings:
-            size = jnp.maximum(jnp.hypot(z[q], z[pa]), jnp.finfo(z.dtype).tiny)
-            cos, sin = z[q] / size, z[pa] / size
-            basis = basis.at[q, q].set(cos).at[pa, q].set(sin).at[q, pa].set(-sin).at[pa, pa].set(cos)
-        return basis
+        q, pa = np.asarray(self.pairs).T
+        size = jnp.maximum(jnp.hypot(z[q], z[pa]), jnp.finfo(z.dtype).tiny)
+        cos, sin = z[q] / size, z[pa] / size
+        rows, columns = np.concatenate([q, pa, q, pa]), np.concatenate([q, q, pa, pa])
+        return jnp.eye(z.size, dtype=z.dtype).at[rows, columns].set(jnp.concatenate([cos, sin, -sin, cos]))
 
     def outward(self, z, gradient):
         """Directions of the basis at a bound along which descent would leave."""
         held = ((z <= self.lower) & (gradient > 0)) | ((z >= self.upper) & (gradient < 0))
-        slack = 1 + 8 * jnp.finfo(z.dtype).eps
-        for q, pa, inner, outer in self.rings:
-            size = jnp.hypot(z[q], z[pa])
-            # at its smallest (the default bound of q) a shear may still leave through the other side
-            inside = (size <= inner * slack) & (gradient[q] > 0) & (inner > 2 * _roundest(z.dtype))
-            held = held.at[q].set(inside | ((size * slack >= outer) & (gradient[q] < 0)))
-        return held
+        if not self.pairs:
+            return held
+        q, pa = np.asarray(self.pairs).T
+        size, slack = jnp.hypot(z[q], z[pa]), 1 + 8 * jnp.finfo(z.dtype).eps
+        # at its smallest (the default bound of q) a shear may still leave through the other side
+        inside = (size <= self.inner * slack) & (gradient[q] > 0) & (self.inner > 2 * _roundest(z.dtype))
+        return held.at[q].set(inside | ((size * slack >= self.outer) & (gradient[q] < 0)))
 
     def project(self, z):
         """The nearest point inside."""
         z = jnp.clip(z, self.lower, self.upper)
-        for q, pa, inner, outer in self.rings:
-            size = jnp.hypot(z[q], z[pa])
-            factor = jnp.clip(size, inner, outer) / jnp.where(size > 0, size, 1)
-            z = z.at[q].set(jnp.where(size > 0, z[q] * factor, inner)).at[pa].set(z[pa] * factor)
-        return z
+        if not self.pairs:
+            return z
+        q, pa = np.asarray(self.pairs).T
+        size = jnp.hypot(z[q], z[pa])
+        factor = jnp.clip(size, self.inner, self.outer) / jnp.where(size > 0, size, 1)
+        along_q = jnp.where(size > 0, z[q] * factor, self.inner)
+        return z.at[np.concatenate([q, pa])].set(jnp.concatenate([along_q, z[pa] * factor]))
 
     def move(self, z, delta, held):
         """Where a step from z leads; a shear held on its ring follows it, where the tangent would leave it."""
         moved = z + delta
-        for q, pa, _, _ in self.rings:
-            factor = jnp.where(held[q], jnp.hypot(z[q], z[pa]) / jnp.hypot(moved[q], moved[pa]), 1)
-            moved = moved.at[q].multiply(factor).at[pa].multiply(factor)
+        if self.pairs:
+            q, pa = np.asarray(self.pairs).T
+            shrink = jnp.where(held[q], jnp.hypot(z[q], z[pa]) / jnp.hypot(moved[q], moved[pa]), 1)
+            both = np.concatenate([q, pa])
+            moved = moved.at[both].multiply(jnp.concatenate([shrink, shrink]))
         return self.project(moved)
 
 

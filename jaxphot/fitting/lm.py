@@ -227,6 +227,23 @@ def step(
     State
         Unchanged if it was done already.
     """
+    options = {"loss": loss, "domain": domain, "rtol": rtol, "amplitudes": amplitudes, "evaluate": evaluate}
+    moved = _trial(function, state, solve=solve, **options)
+    return jax.tree.map(lambda a, b: jnp.where(state.status == RUNNING, a, b), moved, state)
+
+
+def _trial(
+    function,
+    state,
+    *,
+    loss=half_squares,
+    domain=None,
+    rtol=None,
+    amplitudes=None,
+    evaluate=normal_equations,
+    solve=solve_scaled,
+):
+    """`step` for a state that is known to be running."""
     z, unravel = ravel_pytree(state.params)
     domain = Box(jnp.full_like(z, -jnp.inf), jnp.full_like(z, jnp.inf)) if domain is None else domain
     first = state.evaluations == 0
@@ -267,8 +284,7 @@ def step(
         status=state.status,
     )
     status = _status(moved, new, accept, first, finite, _tolerance(moved, new, rtol, eps), resolution)
-    moved = moved._replace(status=status)
-    return jax.tree.map(lambda a, b: jnp.where(state.status == RUNNING, a, b), moved, state)
+    return moved._replace(status=status)
 
 
 def _evaluation(state, new):
@@ -360,6 +376,6 @@ def resume(function, state, *, max_steps, **options):
     return jax.lax.while_loop(
         # the first turn only evaluates; it is inside the loop so that the function is compiled once
         lambda s: (s.status == RUNNING) & ((s.steps < max_steps) | (s.evaluations == 0)),
-        lambda s: step(function, s, **options),
+        lambda s: _trial(function, s, **options),
         state,
     )
