@@ -8,8 +8,10 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import FuncNorm, Normalize
 from matplotlib.transforms import Affine2D
 
+from jaxphot.image import Image
 from jaxphot.models.combinators import Scene, kind
 from jaxphot.parameters import Parameter, parameters
+from jaxphot.psf import PSF, make_psf
 from jaxphot.pytree import is_concrete, leaves_with_names
 from jaxphot.render import check_image, render
 from jaxphot.transforms.protocol import WHOLE_PIXEL
@@ -129,10 +131,10 @@ def _affine(x, y):
     return np.array([[along_i[0], along_j[0], origin[0]], [along_i[1], along_j[1], origin[1]], [0, 0, 1]])
 
 
-def label_plane(ax, transform, i, j, x, y):
+def label_plane(ax, transform, i, j, x, y, margin=0.0):
     """Limits and labels for pixel coordinates (i, j) at (x, y): East to the left if there is a sky."""
     on_sky = not np.any(np.isnan(np.asarray(transform.crval)))
-    xlim, ylim = (x.min(), x.max()), (y.min(), y.max())
+    xlim, ylim = [(c.min() - margin * np.ptp(c), c.max() + margin * np.ptp(c)) for c in (x, y)]
     if on_sky:
         ax.set(xlabel="East offset [arcsec]", ylabel="North offset [arcsec]", xlim=xlim[::-1], ylim=ylim)
     elif np.allclose(x, i) and np.allclose(y, j):
@@ -153,7 +155,7 @@ class _ApartTicks(ticker.MaxNLocator):
     def tick_values(self, vmin, vmax):
         """As many as do not touch, but two at least."""
         points = 72 * self.axis.axes.get_window_extent().width / self.axis.axes.figure.dpi
-        digit = 0.64 * (self.axis.get_tick_params().get("labelsize") or self.axis._get_tick_label_size("x"))
+        digit = 0.64 * self.axis.get_major_ticks(1)[0].label1.get_fontsize()
         for count in range(7, 0, -1):
             self.set_params(nbins=count)
             ticks = super().tick_values(vmin, vmax)
@@ -175,6 +177,18 @@ def check_transform(image):
     if np.ndim(image.crval) != 1:
         raise ValueError("image: expected one transform, got a stack")
     return image
+
+
+def as_psf(psf):
+    """One PSF: an image's, the one given, or a stamp made into one."""
+    if isinstance(psf, Image):
+        if psf.psf is None:
+            raise ValueError("psf: the image has none; pass psf= on building it")
+        psf = psf.psf
+    psf = psf if isinstance(psf, PSF) else make_psf(psf)
+    if psf.data.ndim != 2:
+        raise ValueError(f"psf: expected one stamp, got a stack with data of shape {psf.data.shape}")
+    return psf
 
 
 def check_pixels(pixels, shape):

@@ -81,7 +81,9 @@ def locate(params, transform):
     ui, uj = xi * sin + yi * cos, xj * sin + yj * cos  # along the major axis, a pixel along i or j
     vi, vj = xi * cos - yi * sin, xj * cos - yj * sin
     scale, flat = 1 / jnp.abs(jacobian), 1 / q**2
-    metric = tuple(scale * form for form in (ui * ui + flat * vi * vi, ui * uj + flat * vi * vj, uj * uj + flat * vj * vj))
+    metric = tuple(
+        scale * form for form in (ui * ui + flat * vi * vi, ui * uj + flat * vi * vj, uj * uj + flat * vj * vj)
+    )
     axis = jnp.stack([sin * yj - cos * xj, cos * xi - sin * yi]) * (jnp.sign(jacobian) * jnp.sqrt(scale))
     return Frame(jnp.stack([ci, cj]), metric, axis, q)
 
@@ -154,9 +156,7 @@ def half_sum_squared(frame, i, j, half):
         mean = real * real + imaginary2 + 1
         return (mean + jnp.sqrt(mean * mean - 4 * real * real)) / 2
 
-    return jnp.minimum(
-        over_lines(u, v, inverse_a, inverse_i, half[1]), over_lines(v, u, inverse_c, inverse_j, half[0])
-    )
+    return jnp.minimum(over_lines(u, v, inverse_a, inverse_i, half[1]), over_lines(v, u, inverse_c, inverse_j, half[0]))
 
 
 def edge_table(nodes, weights, block):

@@ -12,6 +12,7 @@ from matplotlib.colors import Normalize
 from jaxphot.drawing import (
     add_bar,
     along_major_axis,
+    as_psf,
     asinh_norm,
     check_axes,
     check_pixels,
@@ -36,10 +37,8 @@ from jaxphot.drawing import (
 )
 from jaxphot.fitting.coordinates import scalar_names
 from jaxphot.fitting.solve import Fit
-from jaxphot.image import Image
 from jaxphot.models.combinators import check_model
 from jaxphot.parameters import check_params, parameters
-from jaxphot.psf import PSF, make_psf
 from jaxphot.pytree import leaves_with_names
 from jaxphot.render import DEFAULT_SAMPLING
 
@@ -187,7 +186,7 @@ def psf(psf, ax=None, *, cmap=_BRIGHTNESS, colorbar=True, title=None):
     -------
     matplotlib Axes
     """
-    psf = _as_psf(psf)
+    psf = as_psf(psf)
     values = np.asarray(psf.data, np.float64)
     h, w = values.shape
     u, v = np.asarray(psf.center, np.float64)
@@ -250,15 +249,14 @@ def pixel_footprint(image, ax=None, *, pixels=None, color="C0", title=None):
     2
     """
     transform = check_transform(image)
-    pixels = check_pixels(pixels, image.shape if isinstance(image, Image) else getattr(image, "shape", None))
+    pixels = check_pixels(pixels, getattr(image, "shape", None))
     ax = check_axes(ax)
     is_empty = not ax.has_data()
     draw_rectangles(ax, transform, pixels, transform.footprint, facecolor=color, edgecolor="none", alpha=0.4)
     border = draw_rectangles(ax, transform, pixels, facecolor="none", edgecolor=color, linewidth=1.2)
     if is_empty:
         ax.set_aspect("equal")
-        label_plane(ax, transform, *border)
-        ax.margins(0.1)
+        label_plane(ax, transform, *border, margin=0.05)
     if title is not None:
         ax.set_title(title)
     return ax
@@ -370,17 +368,6 @@ def _deviation(image, predicted):
     """(data − model) / σ; NaN where ignored."""
     data, good = checked(image)
     return np.where(good, (data - predicted) * np.sqrt(np.asarray(image.ivar, np.float64)), np.nan)
-
-
-def _as_psf(psf):
-    if isinstance(psf, Image):
-        if psf.psf is None:
-            raise ValueError("psf: the image has none; pass psf= on building it")
-        psf = psf.psf
-    psf = psf if isinstance(psf, PSF) else make_psf(psf)
-    if psf.data.ndim != 2:
-        raise ValueError(f"psf: expected one stamp, got a stack with data of shape {psf.data.shape}")
-    return psf
 
 
 def _gaussian(fit, wanted):

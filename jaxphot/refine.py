@@ -185,7 +185,9 @@ def _means(sample, planes, tol, layout, frame, place):
         kind = jnp.sum(turn >= firsts, dtype=jnp.int32) - 1  # 0 grid, 1 edges, 2 Gauss
         number = (turn - firsts[kind]) * width + jnp.arange(width, dtype=jnp.int32)
         cell, share, block = _blocks(orders, plan, kind, number)
-        centers = start[:, None] + step * jnp.stack([jax.lax.rem(cell, jnp.int32(nx)), jax.lax.div(cell, jnp.int32(nx))]).astype(grid.dtype)
+        centers = start[:, None] + step * jnp.stack(
+            [jax.lax.rem(cell, jnp.int32(nx)), jax.lax.div(cell, jnp.int32(nx))]
+        ).astype(grid.dtype)
         branches = [
             lambda: jax.lax.dynamic_slice_in_dim(grid, turn * length, length, axis=1).reshape(3, width, -1),
             lambda: edge_nodes(frame, plan.light, centers, half, tables[1][:, block], tables[2]).reshape(3, width, -1),
@@ -285,7 +287,11 @@ def _plan(tol, mean, error, frame, light, layout, start, half):
     share = jnp.where(kind < 2, 1, share).ravel()
     # (a sort compiles faster than anything else that makes a list)
     key = jax.lax.sort(kind.ravel().astype(jnp.int32) * share.size + jnp.arange(share.size, dtype=jnp.int32))
-    counts = jnp.sum(jax.lax.div(key, jnp.int32(share.size))[None, :] == jnp.arange(3, dtype=jnp.int32)[:, None], axis=1, dtype=jnp.int32)
+    counts = jnp.sum(
+        jax.lax.div(key, jnp.int32(share.size))[None, :] == jnp.arange(3, dtype=jnp.int32)[:, None],
+        axis=1,
+        dtype=jnp.int32,
+    )
     return Plan(jax.lax.rem(key, jnp.int32(share.size)), share, counts, light)
 
 

@@ -1,6 +1,7 @@
 """Pictures show what they say: the right pixels, where they are, on the right scale."""
 
 import dataclasses
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -201,6 +202,70 @@ def test_pixel_area_map():
     assert artist.norm.vmax == values.max()
     artist, values = _shown(jp.plot.pixel_area_map(_image()))
     np.testing.assert_allclose(artist.norm([0.25**2]), 0.5, atol=1e-6)
+
+
+def test_pixel_footprint():
+    sip = make_sip(SHAPE, {(2, 0): 5e-3}, {(1, 1): 5e-3}, cd=TURNED, crpix=(3, 4), crval=(10.0, 20.0))
+    transform = jp.make_cmos(sip, loc=(0.1, -0.05), scale=(0.5, 0.7))
+    for given in (transform, _image(transform)):
+        ax = jp.plot.pixel_footprint(given, pixels=[(7, 5), (8, 5)], title="two")
+        sensitive, whole = ax.collections
+        assert len(sensitive.get_paths()) == len(whole.get_paths()) == 2
+        assert sensitive.get_facecolor()[0, 3] > 0
+        assert len(whole.get_facecolor()) == 0
+        for n, pixel in enumerate([(7, 5), (8, 5)]):
+            assert _area(sensitive, n) == pytest.approx(float(transform.pixel_area(*map(float, pixel))), rel=2e-3)
+            i, j = sip.plane_to_pixel(*whole.get_paths()[n].vertices.T)
+            from_edge = 0.5 - np.maximum(abs(i - pixel[0]), abs(j - pixel[1]))
+            np.testing.assert_allclose(from_edge, 0, atol=1e-6)
+            i, j = sip.plane_to_pixel(*sensitive.get_paths()[n].vertices.T)
+            np.testing.assert_allclose((i.min(), i.max()), (pixel[0] - 0.15, pixel[0] + 0.35), atol=1e-6)
+            np.testing.assert_allclose((j.min(), j.max()), (pixel[1] - 0.4, pixel[1] + 0.3), atol=1e-6)
+        left, right = ax.get_xlim()
+        corners = whole.get_paths()[0].vertices
+        assert left > corners[:, 0].max() > corners[:, 0].min() > right, "East is to the left, and nothing is cut"
+        assert (ax.get_xlabel(), ax.get_title()) == ("East offset [arcsec]", "two")
+        ax.figure.canvas.draw()
+    # on a picture: its limits stay; without pixels=: the middle one; without a footprint: all of it
+    image = _image(sip)
+    ax = jp.plot.image(image)
+    limits = ax.get_xlim(), ax.get_ylim()
+    assert jp.plot.pixel_footprint(image, ax) is ax
+    assert (ax.get_xlim(), ax.get_ylim()) == limits
+    np.testing.assert_array_equal(*(path.get_paths()[0].vertices for path in ax.collections[-2:]))
+    i, j = sip.plane_to_pixel(*ax.collections[-1].get_paths()[0].vertices.T)
+    np.testing.assert_allclose((i.min(), i.max(), j.min(), j.max()), (11.5, 12.5, 9.5, 10.5), atol=1e-6)
+    for pixels in ([], [(1, 2, 3)], (np.nan, 0)):
+        with pytest.raises(ValueError, match=r"pixels: expected \(i, j\), or a sequence"):
+            jp.plot.pixel_footprint(sip, pixels=pixels)
+    with pytest.raises(TypeError, match="image: expected an Image or a transform"):
+        jp.plot.pixel_footprint(3)
+    with pytest.raises(ValueError, match="image: expected one transform, got a stack"):
+        jp.plot.pixel_footprint(jp.stack_images([image, image]).transform)
+
+
+def _area(collection, n):
+    x, y = collection.get_paths()[n].vertices.T
+    return abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+
+
+@pytest.mark.parametrize("origin", [0.0, -227.5, 3.25e4])
+@pytest.mark.parametrize("pixelscale", [0.0131, 0.262, 40.0])
+def test_tick_labels_along_x_do_not_touch(origin, pixelscale):
+    transform = jp.make_linear(pixelscale=pixelscale, crtan=(origin, 55.0), crval=(10.0, 20.0))
+    axes = [jp.plot.pixel_area_map(_image(transform))]
+    axes += list(jp.plot.triptych(_image(transform), jp.models.flat_sky, {"I0": 1.0}, sampling=MIDPOINT))
+    for ax in axes:
+        ax.figure.canvas.draw()
+        low, high = sorted(ax.get_xlim())
+        labels = [
+            label.get_window_extent()
+            for label in ax.get_xticklabels()
+            if low <= label.get_position()[0] <= high and label.get_text()
+        ]
+        assert len(labels) >= 2
+        labels.sort(key=lambda box: box.x0)
+        assert all(left.x1 + 2 < right.x0 for left, right in pairwise(labels))
 
 
 def test_profile_without_an_image_is_the_models_own():

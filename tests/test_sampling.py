@@ -1,5 +1,7 @@
 """Pixel integrals: rules on polynomials, and the adaptive one against integrals along pixel edges in NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.testing import assert_allclose
 import jaxphot as jp
 from jaxphot.sampling import Cells
 
-SIDE = 32
+SIDE = 20
 ADAPTIVE = jp.sampling.adaptive()
 
 
@@ -20,14 +22,25 @@ def cells_of(side=SIDE, transform=None, size=1.0, dtype=jnp.float64):
     return Cells(transform, jnp.zeros(2, dtype), jnp.full(2, size, dtype), (side, side))
 
 
-def sersic(n, q, Re, x=15.13, y=16.31, PA=1.0, dtype=jnp.float64):
+def sersic(n, q, Re, x=9.13, y=10.31, PA=1.0, dtype=jnp.float64):
     values = {"center": [x, y], "q": q, "PA": PA, "n": n, "Re": Re, "Ie": 1.0}
     return {name: jnp.asarray(value, dtype) for name, value in values.items()}
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def means(rule, model, params, cells):
+    return rule(model, params, cells)
+
+
 def adaptive(params):
-    return ADAPTIVE(jp.models.sersic, params, cells_of())
+    return means(ADAPTIVE, jp.models.sersic, params, cells_of())
+
+
+def fine(params):
+    return means(jp.sampling.adaptive(1e-6), jp.models.sersic, params, cells_of())
+
+
+jacobian = jax.jit(jax.jacfwd(adaptive))
 
 
 # --- an exact reference that shares no code with the rule -------------------------------------------------------------
@@ -45,39 +58,38 @@ def exact(params, side=SIDE):
 
     def along_edges(i, j):
         k = max(float(n), 1.0)
-        w, weight = leggauss(60)
+        w, weight = leggauss(40)
         w, weight = (w + 1) / 2, weight / 2 * k * ((w + 1) / 2) ** (2 * k - 1)
-        t, weight_t = leggauss(160)
-        total = 0.0
+        t, weight_t = leggauss(120)
         corners = [(i - 0.5, j - 0.5), (i + 0.5, j - 0.5), (i + 0.5, j + 0.5), (i - 0.5, j + 0.5)]
         frame = [
             (np.sin(PA) * (a - x) + np.cos(PA) * (c - y), (np.cos(PA) * (a - x) - np.sin(PA) * (c - y)) / q)
             for a, c in corners
         ]
+        total = np.zeros(i.shape)
         for (ua, va), (ub, vb) in zip(frame, frame[1:] + frame[:1], strict=True):
             length = np.hypot(ub - ua, vb - va)
             du, dv = (ub - ua) / length, (vb - va) / length
             d = ua * dv - va * du
-            near = max(abs(d), 1e-12)
-            ends = np.arcsinh(np.array([ua * du + va * dv, ub * du + vb * dv]) / near)
-            node = ends.mean() + np.diff(ends) / 2 * t
-            R = near * np.cosh(node)
-            h = (Ie * np.exp(-b * ((R[:, None] * w**k / Re) ** (1 / n) - 1)) * weight).sum(1)
-            total += q * d * (h * R * weight_t).sum() * np.diff(ends)[0] / 2
+            near = np.maximum(abs(d), 1e-12)
+            first, last = np.arcsinh((ua * du + va * dv) / near), np.arcsinh((ub * du + vb * dv) / near)
+            R = near[:, None] * np.cosh(((first + last) / 2)[:, None] + ((last - first) / 2)[:, None] * t)
+            h = (Ie * np.exp(-b * ((R[..., None] * w**k / Re) ** (1 / n) - 1)) * weight).sum(-1)
+            total += q * d * (h * R * weight_t).sum(-1) * (last - first) / 2
         return abs(total)
 
-    nodes, weights = leggauss(10)
-    nodes = np.concatenate([(nodes + 2 * k) / 6 for k in (-1, 0, 1)])
-    weights = np.tile(weights / 6, 3)
-    j, i = np.indices((side, side))
+    nodes, weights = leggauss(8)
+    nodes, weights = np.concatenate([(nodes + 2 * k) / 6 for k in (-1, 0, 1)]), np.tile(weights / 6, 3)
+    j, i = np.indices((side, side)).astype(float)
     image = np.zeros((side, side))
     for a, wa in zip(nodes, weights, strict=True):
         for c, wc in zip(nodes, weights, strict=True):
             image += wa * wc * brightness(i + a, j + c)
     major = np.sin(PA) * (i - x) + np.cos(PA) * (j - y)
     minor = np.cos(PA) * (i - x) - np.sin(PA) * (j - y)
-    for row, column in zip(*np.nonzero((np.hypot(q * major, minor) < 2) & (abs(major) < 12)), strict=True):
-        image[row, column] = along_edges(float(column), float(row))
+    near = (np.hypot(q * major, minor) < 2) & (abs(major) < 12)
+    if near.any():
+        image[near] = along_edges(i[near], j[near])
     return image
 
 
@@ -89,6 +101,10 @@ def error_of(image, truth):
 
 
 # --- fixed rules ------------------------------------------------------------------------------------------------------
+
+
+def monomial(params, x, y):
+    return x ** params["a"] * y ** params["b"] + 1e4
 
 
 @pytest.mark.parametrize(
@@ -110,10 +126,10 @@ def test_rules_are_exact_for_polynomials(rule, degree):
         return ((a + side / 2) ** (power + 1) - (a - side / 2) ** (power + 1)) / (side * (power + 1))
 
     j, i = np.indices((6, 6)) - 2.0
-    transform = jp.make_linear(pixelscale=1.0, crpix=(2, 2))
+    cells = cells_of(6, jp.make_linear(pixelscale=1.0, crpix=(2, 2)), 0.8)
     for a in range(degree + 2):
-        model = jp.models.extended(lambda params, x, y, a=a: params["c"] * x**a * y ** (degree // 2) + 1e4)
-        got = rule(model, {"c": jnp.asarray(1.0)}, cells_of(6, transform, 0.8)) - 1e4
+        powers = {"a": jnp.asarray(a), "b": jnp.asarray(degree // 2)}
+        got = np.asarray(means(rule, monomial, powers, cells)) - 1e4
         truth = mean_of_power(i, a) * mean_of_power(j, degree // 2)
         close = np.allclose(got, truth, rtol=1e-9, atol=1e-9)
         if a <= degree:
@@ -150,14 +166,14 @@ SOURCES = [
 @pytest.mark.parametrize(("n", "q", "Re"), SOURCES)
 def test_adaptive_against_exact_pixels(n, q, Re):
     extreme = q < 0.2 or n > 6
-    for place in [(15.13, 16.31, 1.0), (14.4999, 16.5001, 0.3), (15.0, 16.0, 0.8)]:
+    for place in [(9.13, 10.31, 1.0), (8.4999, 10.5001, 0.3), (9.0, 10.0, 0.8)]:
         params = sersic(n, q, Re, *place)
         pixel, flux = error_of(adaptive(params), exact(params))
         assert pixel < (5e-4 if extreme else 1e-4), place
         assert flux < (2e-5 if extreme else 5e-6), place
 
 
-@pytest.mark.parametrize("place", [(-0.5, 12.0), (-3.2, 20.0), (31.5, 31.5), (-30.0, 50.0), (1e5, 0.0)])
+@pytest.mark.parametrize("place", [(-0.5, 9.0), (-3.2, 12.0), (19.5, 19.5), (-30.0, 40.0), (1e5, 0.0)])
 def test_sources_at_and_beyond_the_edge(place):
     params = sersic(4.0, 0.4, 6.0, *place)
     assert error_of(adaptive(params), exact(params))[0] < 1e-4
@@ -177,24 +193,20 @@ def test_truth_without_psf(truth):
 
 def test_tolerance_controls_the_error():
     params = sersic(4.0, 0.4, 5.0)
-    truth = exact(params)
-    errors = [
-        error_of(jax.jit(lambda p, tol=tol: jp.sampling.adaptive(tol)(jp.models.sersic, p, cells_of()))(params), truth)
-        for tol in (1e-2, 1e-4, 1e-6)
-    ]
-    assert all(pixel < tol for (pixel, _), tol in zip(errors, (1e-2, 1e-4, 1e-6), strict=True))
-    assert errors[0][0] > 10 * errors[1][0] > 100 * errors[2][0]
+    coarse = means(jp.sampling.adaptive(1e-2), jp.models.sersic, params, cells_of())
+    errors = [error_of(got, exact(params))[0] for got in (coarse, adaptive(params), fine(params))]
+    assert all(error < tol for error, tol in zip(errors, (1e-2, 1e-4, 1e-6), strict=True))
+    assert errors[0] > 5 * errors[1] > 25 * errors[2]
 
 
 def test_float32_agrees_with_float64():
-    rule = jax.jit(lambda p: ADAPTIVE(jp.models.sersic, p, cells_of(dtype=jnp.float32)))
     for n, q, Re in [(1.0, 0.6, 6.0), (2.5, 0.6, 6.0), (4.0, 0.2, 6.0), (8.0, 0.3, 4.0)]:
-        exact_params = sersic(n, q, Re, 15.125, 16.3125)
-        short = rule(sersic(n, q, Re, 15.125, 16.3125, dtype=jnp.float32))
+        params = sersic(n, q, Re, 9.125, 10.3125, dtype=jnp.float32)
+        short = means(ADAPTIVE, jp.models.sersic, params, cells_of(dtype=jnp.float32))
         assert short.dtype == jnp.float32
-        fine = np.asarray(adaptive(exact_params))
-        assert np.max(abs(short - fine)) < 2e-5 * fine.max()
-        assert error_of(short, fine)[0] < 2e-4
+        double = np.asarray(adaptive(sersic(n, q, Re, 9.125, 10.3125)))
+        assert np.max(abs(np.asarray(short) - double)) < 2e-5 * double.max()
+        assert error_of(short, double)[0] < 2e-4
 
 
 # --- other models, transforms and sizes -------------------------------------------------------------------------------
@@ -202,37 +214,37 @@ def test_float32_agrees_with_float64():
 
 def gauss_means(model, params, cells, order=40):
     """Means by a rule that is far finer than needed."""
-    return np.asarray(jp.sampling.quad(order)(model, params, cells))
+    return np.asarray(means(jp.sampling.quad(order), model, params, cells))
 
 
 def ring(params, x, y):
     r = jnp.sqrt((x - params["x"]) ** 2 + ((y - params["y"]) / 0.6) ** 2 + 1e-12)
-    return jnp.exp(-0.5 * ((r - 9.0) / 0.8) ** 2)
+    return jnp.exp(-0.5 * ((r - 6.0) / 0.8) ** 2)
 
 
 def test_users_profiles_need_not_say_anything():
-    ring_params = {"x": jnp.asarray(15.2), "y": jnp.asarray(16.1)}
+    ring_params = {"x": jnp.asarray(9.2), "y": jnp.asarray(10.1)}
     truth = gauss_means(ring, ring_params, cells_of())
-    assert error_of(ADAPTIVE(ring, ring_params, cells_of()), truth)[0] < 1e-4
+    assert error_of(means(ADAPTIVE, ring, ring_params, cells_of()), truth)[0] < 1e-4
     king = jp.models.radial(lambda r, *, core, I0: I0 / (1 + (r / core) ** 2) ** 1.5)
     for core in (0.3, 2.0):
-        params = {"center": jnp.asarray([15.2, 16.1]), "q": 0.5, "PA": 2.0, "core": core, "I0": 3.0}
+        params = {"center": jnp.asarray([9.2, 10.1]), "q": 0.5, "PA": 2.0, "core": core, "I0": 3.0}
         params = jax.tree.map(jnp.asarray, params)
-        assert error_of(ADAPTIVE(king, params, cells_of()), gauss_means(king, params, cells_of()))[0] < 1e-4
+        assert error_of(means(ADAPTIVE, king, params, cells_of()), gauss_means(king, params, cells_of()))[0] < 1e-4
 
 
 def test_cusp_of_infinite_brightness():
     """1/r about the centre of a pixel, where a sample falls on the pole: ∫ = 4 ln(1 + √2)."""
     model = jp.models.radial(lambda r, *, I0: I0 / r)
     params = {"center": jnp.asarray([7.0, 7.0]), "q": jnp.asarray(1.0), "PA": jnp.asarray(0.0), "I0": jnp.asarray(1.0)}
-    got = ADAPTIVE(model, params, cells_of(15))
+    got = means(ADAPTIVE, model, params, cells_of())
     assert_allclose(got[7, 7], 4 * np.log(1 + np.sqrt(2)), rtol=1e-4)
     assert np.all(np.isfinite(got))
 
 
 def test_several_components_each_get_their_core():
     model = jp.scene(a=jp.models.sersic, b=jp.models.sersic)
-    a, b = sersic(4.0, 0.5, 3.0, 8.2, 9.4), sersic(2.0, 0.3, 2.0, 20.7, 22.1, 0.2)
+    a, b = sersic(4.0, 0.5, 3.0, 5.2, 6.4), sersic(2.0, 0.3, 2.0, 13.7, 14.1, 0.2)
     image = jp.make_image(np.zeros((SIDE, SIDE)), std=1.0)
     assert error_of(jp.render(model, {"a": a, "b": b}, image), exact(a) + exact(b))[0] < 1e-4
 
@@ -240,11 +252,11 @@ def test_several_components_each_get_their_core():
 @pytest.mark.parametrize("kind", ["rotated", "cmos", "sip"])
 def test_transforms_and_footprints(kind):
     """Against many Gauss nodes in sub-cells, where a cell's cusp is not: a source with a smooth core."""
-    model, side = jp.models.moffat, 24
+    model, side = jp.models.moffat, SIDE
     if kind == "sip":
-        transform = jp.make_sip((side, side), {(2, 0): 1e-3}, {(1, 1): -8e-4}, pixelscale=0.4, crpix=(12, 12))
+        transform = jp.make_sip((side, side), {(2, 0): 1e-3}, {(1, 1): -8e-4}, pixelscale=0.4, crpix=(10, 10))
     else:
-        transform = jp.make_linear(cd=[[-0.3, 0.12], [0.1, 0.35]], crpix=(12, 12))
+        transform = jp.make_linear(cd=[[-0.3, 0.12], [0.1, 0.35]], crpix=(10, 10))
     if kind == "cmos":
         transform = jp.make_cmos(transform, loc=(0.1, -0.05), scale=(0.7, 0.8))
     values = {"center": [0.13, -0.3], "q": 0.4, "PA": 0.7, "n": 2.0, "Rd": 0.8, "I0": 2.0}
@@ -258,7 +270,7 @@ def test_transforms_and_footprints(kind):
 
 def test_accuracy_does_not_depend_on_the_frame():
     params = sersic(4.0, 0.5, 4.0)
-    large = ADAPTIVE(jp.models.sersic, params, cells_of(64))
+    large = means(ADAPTIVE, jp.models.sersic, params, cells_of(48))
     assert_allclose(large[:SIDE, :SIDE], adaptive(params), rtol=5e-5, atol=0)
 
 
@@ -267,20 +279,15 @@ def test_accuracy_does_not_depend_on_the_frame():
 
 @pytest.mark.parametrize(("n", "q", "Re"), [(1.0, 0.6, 3.0), (4.0, 0.3, 4.0), (2.5, 0.05, 6.0)])
 def test_continuous_where_the_centre_moves_and_the_source_grows(n, q, Re):
-    """What is left of the step when the difference to a finer rule is taken: jumps, at most 0.1 tol of the pixel."""
-    fine = jp.sampling.adaptive(1e-6)
+    """The difference to a finer rule has steps (jumps) of at most 0.1 tol of the pixel."""
 
-    @jax.jit
-    @jax.vmap
     def deviation(x, size):
-        params = sersic(n, q, Re, 0.0, 15.7) | {"Re": size}
-        params["center"] = jnp.stack([x, jnp.asarray(15.7)])
-        rough, better = (rule(jp.models.sersic, params, cells_of(24)) for rule in (ADAPTIVE, fine))
-        return (rough - better) / jnp.maximum(better, 1e-4 * better.max())
+        params = sersic(n, q, size, x)
+        rough, better = np.asarray(adaptive(params)), np.asarray(fine(params))
+        return (rough - better) / np.maximum(better, 1e-4 * better.max())
 
-    steps = np.arange(60)
-    moved = deviation(jnp.asarray(15.41 + 3e-3 * steps), jnp.full(60, Re))  # over the border at 15.5
-    grown = deviation(jnp.full(60, 15.41), jnp.asarray(Re * 1.002**steps))
+    moved = [deviation(x, Re) for x in 9.41 + 3e-3 * np.arange(60)]  # over the border at 9.5
+    grown = [deviation(9.41, size) for size in Re * 1.002 ** np.arange(60)]
     for path in (moved, grown):
         assert np.max(abs(np.diff(path, axis=0))) < 1e-5
 
@@ -289,30 +296,32 @@ def test_continuous_where_the_centre_moves_and_the_source_grows(n, q, Re):
 def test_jacobian_against_finite_differences_of_exact_pixels(n, q, Re):
     params = sersic(n, q, Re)
     flat, unravel = ravel_pytree(params)
-    jacobian = np.asarray(jax.jit(jax.jacfwd(lambda z: adaptive(unravel(z))))(flat))
-    assert np.all(np.isfinite(jacobian))
+    columns = jacobian(params)
+    columns = np.concatenate([np.moveaxis(np.atleast_3d(columns[key]), 2, 0) for key in sorted(columns)])
+    assert np.all(np.isfinite(columns))
+    largest = np.max(abs(columns))
     for p in range(flat.size):
         step = 1e-3 * max(1.0, abs(float(flat[p])))
         ends = [exact(unravel(flat.at[p].add(sign * step))) for sign in (-2, -1, 1, 2)]
         slope = (ends[0] - 8 * ends[1] + 8 * ends[2] - ends[3]) / (12 * step)
-        if np.max(abs(slope)) > 0:
-            assert np.max(abs(jacobian[:, :, p] - slope)) < 1e-3 * np.max(abs(slope)), p
+        assert np.max(abs(slope)) > 1e-3 * largest or (q == 1 and p == 1)  # PA of a round source
+        assert np.max(abs(columns[p] - slope)) < 1e-3 * np.max(abs(slope)) + 1e-9 * largest, p
 
 
 def test_reverse_mode_and_vmap():
-    params = [sersic(n, 0.5, 4.0, 12.0 + n) for n in (1.0, 2.0, 4.0)]
+    params = [sersic(n, 0.5, 4.0, 7.0 + n) for n in (1.0, 2.0, 4.0)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-    assert_allclose(jax.vmap(adaptive)(stacked), np.stack([adaptive(p) for p in params]), rtol=1e-12)
-    flat, unravel = ravel_pytree(params[1])
-    total = lambda z: jnp.sum(adaptive(unravel(z)) ** 2)  # noqa: E731
-    assert_allclose(jax.jit(jax.grad(total))(flat), jax.jit(jax.jacfwd(total))(flat), rtol=1e-9, atol=1e-9)
+    assert_allclose(jax.jit(jax.vmap(adaptive))(stacked), np.stack([adaptive(p) for p in params]), rtol=1e-12)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(adaptive(p) ** 2)))(params[1])
+    columns, value = jacobian(params[1]), np.asarray(adaptive(params[1]))
+    for key, slope in gradient.items():
+        assert_allclose(slope, 2 * np.tensordot(value, columns[key], 2), rtol=1e-9, atol=1e-9)
 
 
 def test_derivatives_at_the_centre_of_a_round_source_on_a_pixel_are_finite():
-    params = sersic(1.0, 1.0, 3.0, 15.0, 16.0)
-    gradient = jax.jit(jax.grad(lambda p: jnp.sum(adaptive(p))))(params)
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
-    assert float(gradient["Ie"]) > 0
+    columns = jacobian(sersic(1.0, 1.0, 3.0, 9.0, 10.0))
+    assert all(np.all(np.isfinite(column)) for column in columns.values())
+    assert np.max(columns["Re"]) > 0
 
 
 # --- the error it states ----------------------------------------------------------------------------------------------
