@@ -205,38 +205,37 @@ def edge_nodes(frame, light, centers, half, block, radial):
 
     Returns
     -------
-    (3, W, E, N) array
+    (3, E, N, W) array
         i, j and weights; these sum to the mean over the cell when all edges' are added up.
     """
     a, b, c = frame.metric
     offset = centers - frame.center[:, None]
     nearest = jnp.sign(offset) * jnp.maximum(jnp.abs(offset) - half[:, None], 0)
     corner, edge = offset + half[:, None] * block[:2], half[:, None] * block[2:4]
-    along, along_weight = block[4:].reshape(2, -1, block.shape[1]).swapaxes(1, 2)
+    along, along_weight = jnp.split(block[4:], 2)
 
     normal = a * edge[0] + b * edge[1], b * edge[0] + c * edge[1]
     length2, before = (point[0] * normal[0] + point[1] * normal[1] for point in (edge, corner))
     cross = corner[0] * edge[1] - corner[1] * edge[0]  # twice the triangle's area, signed
     height = jnp.maximum(jnp.abs(cross) * jnp.sqrt(a * c - b * b), 1e-10)  # distance of the foot times length
     first, last = _arcsinh(jnp.stack([before, before + length2]) / height[None, :])
-    growth = jnp.exp(first[:, None] + (last - first)[:, None] * along)
+    growth = jnp.exp(first[None, :] + (last - first)[None, :] * along)
     shrink = 1 / growth
-    height, length2 = height[:, None], length2[:, None]
-    part = (height * (growth - shrink) / 2 - before[:, None]) / length2
-    weight = height * (growth + shrink) / 2 * along_weight / length2
-    weight = weight * (cross * (last - first) / (4 * half[0] * half[1]))[:, None]
-    point = corner[:, :, None] + part[None] * edge[:, :, None]
+    part = ((0.5 * height)[None, :] * (growth - shrink) - before[None, :]) / length2[None, :]
+    weight = cross * (last - first) * height / (length2 * (8 * half[0] * half[1]))
+    weight = weight[None, :] * (growth + shrink) * along_weight
+    point = corner[:, None] + part[None] * edge[:, None]
 
     far = _radius(frame.metric, point)
     start = _radius(frame.metric, nearest)
-    start = jnp.where(start > _TIP * light.reach, start, 0)[:, None]
+    start = jnp.where(start > _TIP * light.reach, start, 0)[None, :]
     ends = jnp.stack([jnp.broadcast_to(start, far.shape), far])
     w = jnp.exp(jnp.log(jnp.minimum(ends, light.reach) / far[None]) / light.exponent)  # no light beyond its reach
-    range_ = (w[1] - w[0])[:, :, None]
-    w = w[0][:, :, None] + range_ * radial[0][None, None, :]
+    range_ = (w[1] - w[0])[:, None]
+    w = w[0][:, None] + range_ * radial[0][None, :, None]
     s = jnp.exp(light.exponent * jnp.log(w))
-    weight = (light.exponent * weight)[:, :, None] * range_ * (s * s / w) * radial[1][None, None, :]
-    nodes = frame.center[:, None, None, None] + s[None] * point[:, :, :, None]
+    weight = (light.exponent * weight)[:, None] * range_ * (s * s / w) * radial[1][None, :, None]
+    nodes = frame.center[:, None, None, None] + s[None] * point[:, :, None]
     return jnp.concatenate([nodes, weight[None]])
 
 

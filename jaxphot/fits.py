@@ -1,4 +1,4 @@
-"""FITS files and astropy's CCDData in and out."""
+"""FITS files in and out."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from astropy.io import fits
-from astropy.nddata import CCDData, InverseVariance, NDData
 
 from jaxphot.hdus import (
     FitsFile,
@@ -33,7 +32,7 @@ from jaxphot.transforms.linear import make_linear
 from jaxphot.transforms.wcs import transform_from_wcs
 
 _VERSION = 1  # of the layout that write_fits makes
-_ZEROPOINT_KEYS = ("MAGZERO", "MAGZPT", "MAGZP", "ZEROPT", "ZEROPNT", "PHOTZP")
+ZEROPOINT_KEYS = ("MAGZERO", "MAGZPT", "MAGZP", "ZEROPT", "ZEROPNT", "PHOTZP")
 
 
 def read_fits(
@@ -201,7 +200,7 @@ def _stored_transform(file, header):
 
 def _header_zeropoint(file, science):
     for header in (science.header, file[0].header):
-        for key in _ZEROPOINT_KEYS:
+        for key in ZEROPOINT_KEYS:
             value = header.get(key)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 return float(value)
@@ -300,98 +299,10 @@ def write_fits(path, image, overwrite=False):
 
 def _image_cards(image):
     cards = [fits.Card("JAXPHOT", _VERSION, "layout of this file: see jaxphot.write_fits")]
-    return cards + wcs_cards(image.transform) + inverse_cards(image.transform) + _flux_cards(image)
+    return cards + wcs_cards(image.transform) + inverse_cards(image.transform) + flux_cards(image)
 
 
-def _flux_cards(image):
+def flux_cards(image):
     """MAGZERO and GAIN, where known."""
     both = (("MAGZERO", image.zeropoint, "magnitude of flux 1"), ("GAIN", image.gain, "counts = data * gain"))
     return [exact_card(key, value, comment) for key, value, comment in both if not np.isnan(value)]
-
-
-def from_ccddata(ccd, *, psf=None, zeropoint=None, gain=None, dtype=None):
-    """An image from astropy's CCDData or NDData: data, uncertainty of any kind, mask, WCS and PSF.
-
-    Parameters
-    ----------
-    ccd : astropy.nddata.NDData
-        The unit of the data is not kept; an uncertainty in another unit is converted to it.
-    psf, zeropoint, gain : optional
-        Instead of ``ccd.psf`` and of what the header (``ccd.meta``) says, by the keys of `read_fits`.
-    dtype : dtype, optional
-
-    Returns
-    -------
-    Image
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from astropy.nddata import CCDData, StdDevUncertainty
-    >>> ccd = CCDData(np.ones((2, 3)), uncertainty=StdDevUncertainty(np.full((2, 3), 0.5)), unit="adu")
-    >>> float(from_ccddata(ccd).ivar[0, 0])
-    4.0
-    """
-    if not isinstance(ccd, NDData):
-        raise TypeError(f"ccd: expected an astropy NDData or CCDData, got {type(ccd).__name__}")
-    data, meta = np.asarray(ccd.data), dict(ccd.meta or {})
-    stamp = getattr(ccd, "psf", None)
-    if psf is None and stamp is not None:
-        center = None if "PSFCEN1" not in meta else (meta["PSFCEN1"], meta["PSFCEN2"])
-        psf = make_psf(
-            stamp, center=center, oversample=meta.get("PSFOVER", 1), integrated=bool(meta.get("PSFINTEG", False))
-        )
-    wcs = ccd.wcs
-    return make_image(
-        data.astype(data.dtype.newbyteorder("=")),
-        **_uncertainty(ccd),
-        mask=None if ccd.mask is None else np.broadcast_to(ccd.mask, data.shape),
-        wcs=wcs if wcs is not None and getattr(wcs, "has_celestial", True) else None,
-        psf=psf,
-        zeropoint=next((meta[key] for key in _ZEROPOINT_KEYS if key in meta), None) if zeropoint is None else zeropoint,
-        gain=meta.get("GAIN") if gain is None and "PSFOVER" in meta else gain,
-        dtype=dtype,
-    )
-
-
-def _uncertainty(ccd):
-    """The noise of an NDData as an argument of `make_image`, in the unit of its data."""
-    uncertainty = ccd.uncertainty
-    if uncertainty is None:
-        return {}
-    powers = {"std": ("std", 1), "var": ("variance", 2), "ivar": ("ivar", -2)}
-    if uncertainty.uncertainty_type not in powers:
-        known = ", ".join(powers)
-        raise ValueError(f"ccd: its uncertainty is of type {uncertainty.uncertainty_type!r}; expected one of {known}")
-    name, power = powers[uncertainty.uncertainty_type]
-    both_known = uncertainty.unit is not None and ccd.unit is not None
-    factor = uncertainty.unit.to(ccd.unit**power) if both_known else 1.0
-    return {name: np.asarray(uncertainty.array, np.float64) * factor}
-
-
-def to_ccddata(image, unit=""):
-    """An image as astropy's CCDData, with its inverse variance, mask, WCS (if on the sky) and PSF stamp.
-
-    Parameters
-    ----------
-    image : Image
-    unit : str or astropy unit
-        Of the data; dimensionless by default.
-
-    Returns
-    -------
-    astropy.nddata.CCDData
-        Zero point, gain, and the PSF's centre and sampling are in its `meta`, under the keys that `write_fits` uses.
-    """
-    check_image(image)
-    cards = _flux_cards(image) + ([] if image.psf is None else psf_cards(image.psf))
-    wcs = read_wcs(fits.Header(wcs_cards(image.transform) + inverse_cards(image.transform)))
-    return CCDData(
-        np.array(image.data),
-        unit=unit,
-        uncertainty=InverseVariance(np.array(image.ivar)),
-        mask=np.array(image.mask),
-        wcs=wcs if wcs.has_celestial else None,
-        psf=None if image.psf is None else np.array(image.psf.data),
-        meta={card.keyword: card.value for card in cards},
-    )

@@ -228,8 +228,8 @@ def _sip_cards(transform):
 
 
 def _coefficient_cards(name, coefficients):
-    """A_ORDER, A_0_2, … of coefficients c[p, q]."""
-    cards = [fits.Card(f"{name}_ORDER", max(order_of(coefficients), 1))]
+    """A_ORDER, A_0_2, … of coefficients c[p, q]; astropy drops or refuses a distortion of order 1."""
+    cards = [fits.Card(f"{name}_ORDER", max(order_of(coefficients), 2))]
     return cards + [exact_card(f"{name}_{p}_{q}", coefficients[p, q]) for p, q in np.argwhere(coefficients != 0)]
 
 

@@ -221,7 +221,8 @@ def _expectation(declared, path, prefix):
 
 def _check_leaf(parameter, value, name, dtype, problems):
     try:  # NumPy where it can be: nothing is compiled before the fit itself
-        array = value.astype(dtype) if isinstance(value, jax.core.Tracer) else np.asarray(value, dtype)
+        traced = any(isinstance(part, jax.core.Tracer) for part in jax.tree.leaves(value))
+        array = jnp.asarray(value, dtype) if traced else np.asarray(value, dtype)
     except (TypeError, ValueError):
         problems.append(f"{name}: expected a number or an array, got {type(value).__name__}")
         return np.zeros(parameter.shape, dtype)

@@ -12,7 +12,8 @@ from astropy.wcs import WCS
 
 import jaxphot as jp
 from jaxphot import hdus as pieces
-from jaxphot.fits import from_ccddata, read_psf, to_ccddata
+from jaxphot.ccddata import from_ccddata, to_ccddata
+from jaxphot.fits import read_psf
 from jaxphot.pytree import pytree, static_field
 from jaxphot.transforms.cmos import make_cmos
 from jaxphot.transforms.sip import make_sip
@@ -491,3 +492,27 @@ def test_ccddata_uncertainties():
         from_ccddata(data)
     with pytest.warns(UserWarning, match="no variance"):
         from_ccddata(NDData(data))
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [({(2, 0): 1e-4}, {}), ({}, {(0, 2): 1e-4}), ({(2, 0): 1e-4}, {(1, 0): 1e-3}), ({(1, 0): 1e-3}, {(0, 2): 1e-4})],
+)
+def test_half_a_distortion_reaches_astropy(tmp_path, a, b):
+    """A or B alone, or one of them of first order: astropy needs both, of order two at least."""
+    sky = {"pixelscale": 0.5, "crpix": (9.0, 7.0), "crval": (150.0, 2.0)}
+    image = jp.make_image(np.ones((16, 20)), std=1.0, transform=jp.make_sip((16, 20), a, b, **sky))
+    jp.write_fits(tmp_path / "half.fits", image)
+    i, j = np.meshgrid(np.arange(20.0), np.arange(16.0))
+    expected = jp.pixel_to_sky(image.transform, i, j)
+    wcs = WCS(fits.getheader(tmp_path / "half.fits"))
+    np.testing.assert_allclose(wcs.all_pix2world(i, j, 0), expected, rtol=0, atol=1e-9)
+
+
+def test_ccddata_keeps_gain_and_footprint():
+    transform = jp.make_cmos(jp.make_linear(pixelscale=0.3, crval=(10.0, 20.0)), loc=(0.1, -0.05), scale=(0.5, 0.7))
+    image = jp.make_image(np.ones((6, 5)), std=1.0, transform=transform, gain=2.5, zeropoint=25.0)
+    again = jp.from_ccddata(jp.to_ccddata(image))
+    assert float(again.gain) == 2.5
+    np.testing.assert_allclose(again.pixel_area_map, image.pixel_area_map, rtol=1e-12)
+    np.testing.assert_allclose(np.ravel(again.transform.footprint), np.ravel(transform.footprint), rtol=1e-12)

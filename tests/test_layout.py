@@ -56,6 +56,7 @@ ORDER = [
     "inference",
     "hdus",
     "fits",
+    "ccddata",
     "catalog",
     "drawing",
     "plot",
@@ -63,7 +64,7 @@ ORDER = [
 ]
 
 LONGEST = 400
-ASTROPY_ALLOWED = {"fits", "hdus", "catalog", "drawing", "plot"}  # pictures: WCS axes
+ASTROPY_ALLOWED = {"fits", "hdus", "ccddata", "catalog", "drawing", "plot"}  # pictures: WCS axes
 MATPLOTLIB_ALLOWED = {"drawing", "plot"}
 
 

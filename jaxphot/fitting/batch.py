@@ -17,7 +17,7 @@ from itertools import islice
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from jaxphot.fitting import lm
 from jaxphot.fitting.problem import make_problem
