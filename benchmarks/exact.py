@@ -1,4 +1,4 @@
-"""Exact pixels of a Sérsic galaxy in NumPy: the reference of the other benchmarks, which shares no code with jaxphot."""
+"""Exact pixels of a Sérsic galaxy in NumPy: a reference that shares no code with jaxphot."""
 
 import numpy as np
 from numpy.polynomial.legendre import leggauss
@@ -8,9 +8,9 @@ from scipy.special import gammaincinv
 def sersic_pixels(side, *, n, q, Re, x, y, PA, Ie=1.0):
     """(side, side) fluxes: integrals along pixel edges about the centre near it, 30 × 30 Gauss nodes elsewhere.
 
-    x, y and Re in pixels; PA (rad) from +y towards +x. For any brightness f, F(r) = r ∫ s f(s r) ds over s from 0 to 1 has
-    div F = f. s = w^k with k = n removes the cusp, l = d sinh(t) from the foot of the perpendicular, in the frame where
-    isophotes are circles, the near-singularity of an edge that passes close to the centre.
+    x, y and Re in pixels; PA (rad) from +y towards +x. For any brightness f, F(r) = r ∫ s f(s r) ds over s from 0 to 1
+    has div F = f. s = w^k with k = n removes the cusp, l = d sinh(t) from the foot of the perpendicular, in the frame
+    where isophotes are circles, the near-singularity of an edge that passes close to the centre.
     """
     b = gammaincinv(2 * n, 0.5)
     sin, cos = np.sin(PA), np.cos(PA)

@@ -1,7 +1,7 @@
 """Quadrature about a source's centre: what a cell next to a cusp needs, and nodes along its edges.
 
-Everything is in pixel coordinates relative to the centre, with a metric (a, b, c): R² = a u² + 2 b u v + c v² is constant
-on an isophote.
+Everything is in pixel coordinates relative to the centre, with a metric (a, b, c): R² = a u² + 2 b u v + c v² is
+constant on an isophote.
 """
 
 from typing import NamedTuple
@@ -114,7 +114,7 @@ def measure(frame, brightness, area):
 
 
 def _exponent(inner, outer):
-    """The k of f = f₀ exp(−c R^(1/k)) from ratios of f at radii each 4 times the last; within [1, 10], 1 where it is flat."""
+    """The k of f = f₀ exp(−c R^(1/k)), from log f at radii each 4 times the last; 1 where f is flat, at most 10."""
     visible = inner > 1e-5
     steepening = visible & (outer > inner)
     ratio = jnp.where(steepening, outer / jnp.where(visible, inner, 1), 4)
@@ -123,7 +123,7 @@ def _exponent(inner, outer):
 
 
 def half_sum_squared(frame, i, j, half):
-    """How fast Gauss's rule converges in a cell: the square of the smaller half sum of distances from its ends to the cusp.
+    """How fast Gauss's rule converges in a cell: half the sum of the distances from its ends to the cusp, squared.
 
     Along a line, brightness is analytic but at the (complex) points where R = 0. The m-point rule's error falls like
     ρ^(−2m), with (ρ + 1/ρ)/2 the half sum of that point's distances from the ends of [−1, 1].
@@ -160,7 +160,7 @@ def half_sum_squared(frame, i, j, half):
 
 
 def edge_table(nodes, weights, block):
-    """What `edge_nodes` has to know of its blocks: each is a part of one edge, counted against the clock from the lower.
+    """What `edge_nodes` has to know of its blocks: each is a part of one edge, counted from the lower one.
 
     Parameters
     ----------
@@ -186,9 +186,10 @@ def edge_nodes(frame, light, centers, half, block, radial):
     """Nodes and weights of an integral over cells, about a source's centre: part of one edge of each a call.
 
     For any f, F(r) = r ∫ s f(s r) ds has div F = f, so that a cell's integral is the sum over its edges of signed
-    triangles (centre, edge). The triangles' tips, nearer than all of the cell, cancel and are left out: else they would
-    dominate the error of faint cells. s = w^k removes the cusp; l = d sinh(t), from the foot of the perpendicular in the
-    frame where isophotes are circles, the near-singularity of an edge that passes close to the centre.
+    triangles (centre, edge). s = w^k removes the cusp; l = d sinh(t), from the foot of the perpendicular in the frame
+    where isophotes are circles, the near-singularity of an edge that passes close to the centre. The triangles' tips,
+    nearer than all of the cell, cancel. Where they hold much of the light they are left out: else they would dominate
+    the error of faint cells.
 
     Parameters
     ----------

@@ -4,14 +4,14 @@ far      one sample a cell, corrected by the differences with the samples of its
 refined  only cells for which that is not good enough: m × m Gauss nodes, (2m) × (2m), or, near a source's centre, nodes
          along the cell's edges (`jaxphot.edges`).
 
-What decides are samples and the distance from the centre. Decisions that change with the parameters are blended (far with
-refined) or taken where both rules agree to well below the tolerance.
+What decides are samples and the distance from the centre. Decisions that change with the parameters are blended (far
+with refined) or taken where both rules agree to well below the tolerance.
 
 All samples are taken by one loop over turns of equal numbers of nodes: the model is compiled once. It is as long as it
 needs to be, which JAX does not differentiate backwards. `integrate` therefore is a `custom_jvp`: the loop carries the
-derivatives with respect to all leaves that are differentiated beside the value, and they are contracted with the tangent
-afterwards. `jvp`, `vmap`, `grad` and `jacfwd` all work and cost one pass. (Do not differentiate it with respect to
-thousands of numbers.)
+derivatives with respect to all leaves that are differentiated beside the value, and they are contracted with the
+tangent afterwards. `jvp`, `vmap`, `grad` and `jacfwd` all work and cost one pass. (Do not differentiate it with respect
+to thousands of numbers.)
 """
 
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ from jaxphot.edges import RADII, Light, edge_nodes, edge_table, half_sum_squared
 from jaxphot.numerics import gauss_legendre
 
 _FLOOR = 1e-4  # accuracy is relative to the larger of the cell and this part of the brightest one
-_WIDTH, _TURNS = 64, 8  # blocks of nodes a turn: at least so many, or this part of the grid
+_WIDTH, _TURNS = 64, 8  # the grid is sampled in at most so many turns, of at least so many blocks of nodes
 _CUSP = 0.2  # the m-point Gauss rule's relative error in a cell is about this · ρ^(−2m)
-_UNRESOLVED = 6e-3  # the far rule's error, relative to the cell: beyond it the estimate says nothing
+_UNRESOLVED = 0.04  # the far rule's error, relative to the cell: beyond it the estimate says nothing
 _NEAR = (6.0, 8.0)  # half sums of distances from the cusp below which it is not trusted either
 
 
@@ -160,9 +160,10 @@ def _means(sample, planes, tol, layout, frame, place):
     start, size = place
     orders, half = choose_orders(tol), size / 2
     grid = _grid_nodes(layout, start, frame)
-    width = max(_WIDTH, -(-grid.shape[1] // (_TURNS * orders.block)))
+    blocks = -(-grid.shape[1] // orders.block)
+    grid_turns = min(max(blocks // _WIDTH, 1), _TURNS)
+    width = -(-blocks // grid_turns)
     length = width * orders.block
-    grid_turns = -(-grid.shape[1] // length)
     grid = jnp.pad(grid, ((0, 0), (0, grid_turns * length - grid.shape[1])), mode="edge")
     tables = _tables(orders, grid.dtype)
 
@@ -218,15 +219,11 @@ def _means(sample, planes, tol, layout, frame, place):
 
 
 def _sum(values):
-    """Σ over the second axis by halves: XLA's own sum wakes up other threads, which takes longer than so few numbers."""
+    """Σ over the second axis by halves: XLA's own sum wakes other threads, which takes longer than adding so few."""
     while values.shape[1] > 1:
-        half = values.shape[1] // 2
-        rest = values[:, 2 * half :]
-        values = (
-            jnp.concatenate([values[:, :half] + values[:, half : 2 * half], rest], axis=1)
-            if rest.shape[1]
-            else (values[:, :half] + values[:, half:])
-        )
+        half, odd = divmod(values.shape[1], 2)
+        folded = values[:, :half] + values[:, half : 2 * half]
+        values = jnp.concatenate([folded, values[:, 2 * half :]], axis=1) if odd else folded
     return values[:, 0]
 
 
@@ -295,7 +292,7 @@ def _plan(tol, mean, error, frame, light, layout, start, half):
     if light is not None:
         peak = jnp.minimum(peak, light.peak)
     scale = tol * jnp.maximum(mean, _FLOOR * peak)
-    share = jnp.clip(error / (0.5 * scale) - 1, 0, 1)
+    share = jnp.clip(error / (0.8 * scale) - 1, 0, 1)
     unresolved = error * tol > _UNRESOLVED * scale
     kind = jnp.where(unresolved, 1, jnp.where(share > 0, 2, 3))
     if frame is not None:
@@ -324,7 +321,7 @@ def _half_sum_for(gain, m):
 
 
 def _blocks(orders, plan, kind, number):
-    """Cell, share and place in the tables of the blocks with given numbers in a plan's list for edges or Gauss nodes."""
+    """Cell, share and place in the tables of blocks, by their numbers in a plan's list for edges or Gauss nodes."""
     edges, fine, coarse = plan.counts
     along = kind == 1
     blocks = jnp.where(along, jnp.int32(orders.edge_blocks), jnp.int32(4))

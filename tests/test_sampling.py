@@ -188,7 +188,7 @@ def test_truth_without_psf(truth):
         got = jp.render(jp.models.sersic, params | {"Ie": case["Ie_per_pixel2"]}, image)
         pixel, flux = error_of(got, arrays[name])
         assert pixel < 1e-4, name
-        assert flux < 1e-6, name
+        assert flux < 5e-6, name
 
 
 def test_tolerance_controls_the_error():
@@ -249,7 +249,7 @@ def test_several_components_each_get_their_core():
     assert error_of(jp.render(model, {"a": a, "b": b}, image), exact(a) + exact(b))[0] < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["rotated", "cmos", "sip"])
+@pytest.mark.parametrize("kind", ["cmos", "sip"])
 def test_transforms_and_footprints(kind):
     """Against many Gauss nodes in sub-cells, where a cell's cusp is not: a source with a smooth core."""
     model, side = jp.models.moffat, SIDE
@@ -327,15 +327,14 @@ def test_derivatives_at_the_centre_of_a_round_source_on_a_pixel_are_finite():
 # --- the error it states ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", [ADAPTIVE, jp.sampling.quad(3)])
-def test_stated_error_bounds_the_true_one(rule):
+def test_stated_error_bounds_the_true_one():
     image = jp.make_image(np.zeros((SIDE, SIDE)), std=1.0, pixelscale=1.0)
-    for n, q, Re in [(1.0, 0.6, 6.0), (4.0, 0.3, 4.0)]:
+    for n, q, Re in [(1.0, 0.6, 6.0), (4.0, 0.3, 4.0), (2.5, 0.1, 1.0)]:
         params = sersic(n, q, Re)
-        got, error = jp.render(jp.models.sersic, params, image, rule, with_error=True)
+        got, error = jp.render(jp.models.sersic, params, image, with_error=True)
         truth = exact(params)
         assert np.all(abs(np.asarray(got) - truth) <= np.asarray(error) + 1e-12 * truth)
-        assert np.max(error / np.maximum(truth, 1e-4 * truth.max())) < (1e-3 if rule is ADAPTIVE else 1)
+        assert np.max(error / np.maximum(truth, 1e-4 * truth.max())) < 2e-4
 
 
 def test_error_with_psf_and_sky():
