@@ -6,7 +6,7 @@ here: ``def sersic(r, *, n: SersicIndex, Re: Radius, Ie: Intensity)``.
 
 import inspect
 import typing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 import jax
@@ -146,11 +146,6 @@ def describe(declared, params):
         return Parameter(shape=np.shape(params))
     keys = declared if declared else params
     return {key: describe(declared.get(key, {}), params[key]) for key in keys if key in params}
-
-
-def with_bounds(parameter, bounds):
-    """The same parameter with other bounds."""
-    return replace(parameter, bounds=bounds)
 
 
 def check_params(declared, params, dtype, *, optional=()):

@@ -36,35 +36,8 @@ def leaves_with_names(tree, prefix=""):
     return [pair for key in sorted(tree) for pair in leaves_with_names(tree[key], f"{join}{key}")]
 
 
-def map_named(function, tree, *rest, prefix=""):
-    """Apply ``function(name, leaf, *other_leaves)`` to a nested dictionary; the others may lack keys (then None)."""
-    if not isinstance(tree, dict):
-        return function(prefix, tree, *rest)
-    join = f"{prefix}." if prefix else ""
-    children = {key: [other.get(key) if isinstance(other, dict) else None for other in rest] for key in tree}
-    return {key: map_named(function, tree[key], *children[key], prefix=f"{join}{key}") for key in tree}
-
-
 def update(base, changes):
     """A copy of a nested dictionary with the leaves of another put in; branches that `base` lacks are added."""
     if not (isinstance(base, dict) and isinstance(changes, dict)):
         return changes
     return {**base, **{key: update(base.get(key), value) for key, value in changes.items()}}
-
-
-def drop(tree, names):
-    """A nested dictionary without the leaves that carry one of the given key paths; empty branches go too."""
-    return _drop(tree, set(names), "")
-
-
-def _drop(tree, names, prefix):
-    kept = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            value = _drop(value, names, f"{name}.")
-            if value:
-                kept[key] = value
-        elif name not in names:
-            kept[key] = value
-    return kept

@@ -63,7 +63,6 @@ def test_every_example_is_run():
 README = ROOT / "README.md"
 
 
-@pytest.mark.skipif(not README.exists(), reason="no README here")
 def test_readme_runs_as_printed(tmp_path):
     """The python blocks, one after the other in one fresh process, in a folder with what the demo brings."""
     blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)

@@ -305,12 +305,8 @@ def _problem(task, lane):
     return make_problem(model, lane["params"], image, fixed=lane["fixed"], bounds=lane["bounds"], **dict(options))
 
 
-def _run_mapped(task, lanes):
-    return _map_fits(task, lanes)
-
-
 @partial(jax.jit, static_argnums=0)
-def _map_fits(task, lanes):
+def _run_mapped(task, lanes):
     def one(lane):
         setup, problem = _problem(task, lane)
         return finish(setup, problem, advance(setup, problem, begin(setup, problem), problem.max_steps))
