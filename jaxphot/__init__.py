@@ -8,6 +8,7 @@ import importlib
 
 from jaxphot import fitting, likelihood, models, sampling
 from jaxphot.fitting.batch import fit_batch
+from jaxphot.fitting.compiled import compile_fit, enable_compilation_cache
 from jaxphot.fitting.solve import Fit, fit, status_message
 from jaxphot.image import (
     Image,
@@ -56,7 +57,9 @@ __all__ = [
     "Parameter",
     "apply",
     "background",
+    "compile_fit",
     "crop",
+    "enable_compilation_cache",
     "estimate_variance",
     "extended",
     "fit",

@@ -307,27 +307,32 @@ def stack_images(images, pad=False):
         if any(im.shape != (ny, nx) for im in images):  # all of them, so that grids come out alike
             images = [crop(im, (0, nx, 0, ny)) for im in images]
     for number, image in enumerate(images[1:], 1):
-        _check_same_kind(images[0], image, number)
+        check_same_kind(images[0], image, number)
     if not is_concrete(images):
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *images)
     return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *images)
 
 
-def _check_same_kind(first, other, number):
-    """Refuse a pair that cannot be stacked, naming what differs."""
-    kinds = [_kind(image.transform) for image in (first, other)]
-    hint = "group the images by what differs and make a stack of each group"
-    if kinds[0] != kinds[1]:
-        problem = f"transform is {kinds[1]}, not {kinds[0]}"
-    elif (first.psf is None) != (other.psf is None):
-        problem = f"psf is {'absent' if other.psf is None else 'present'}, unlike image 0's"
-    elif first.shape != other.shape:
-        problem = f"data is {other.shape}, not {first.shape}"
-        hint = "pass pad=True to fill up with ignored pixels, or group the images by shape"
-    else:
-        problem = _first_difference(first, other)
+def check_same_kind(first, other, number):
+    """Refuse a pair that cannot be stacked, naming what differs; `number` is the second one's place."""
+    problem = difference(first, other)
     if problem:
+        hint = "group the images by what differs and make a stack of each group"
+        if problem.startswith("data is ("):
+            hint = "stack_images(images, pad=True) fills up with ignored pixels; or group the images by shape"
         raise ValueError(f"images[{number}] cannot be stacked with images[0]: {problem}; {hint}")
+
+
+def difference(first, other):
+    """Words for what keeps two images from being stacked, or from sharing a compiled fit; None without anything."""
+    kinds = [_kind(image.transform) for image in (first, other)]
+    if kinds[0] != kinds[1]:
+        return f"transform is {kinds[1]}, not {kinds[0]}"
+    if (first.psf is None) != (other.psf is None):
+        return f"psf is {'absent, not present' if other.psf is None else 'present, not absent'}"
+    if first.shape != other.shape:
+        return f"data is {other.shape}, not {first.shape}"
+    return _first_difference(first, other)
 
 
 def _kind(transform):

@@ -43,7 +43,9 @@ def _fit(status, dtype, free_sky):
         evaluations=jnp.full_like(status, 8),
         status=status,
         at_bound={**at_bound, **({"sky": {"I0": jnp.zeros(status.shape, bool)}} if free_sky else {})},
+        undetermined={**at_bound, **({"sky": {"I0": jnp.zeros(status.shape, bool)}} if free_sky else {})},
         round=jnp.zeros(status.shape, bool),
+        multimodal=jnp.zeros(status.shape, bool),
         names=names,
     )
 

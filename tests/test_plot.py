@@ -315,7 +315,8 @@ def _fit():
     return jp.Fit(
         params=params,
         stderr={}, covariance=jnp.asarray(covariance), chi2=jnp.asarray(1.0), dof=jnp.asarray(1), steps=jnp.asarray(1),
-        evaluations=jnp.asarray(1), status=jnp.asarray(0), at_bound={}, round=jnp.asarray(False),
+        evaluations=jnp.asarray(1), status=jnp.asarray(0), at_bound={}, undetermined={}, round=jnp.asarray(False),
+        multimodal=jnp.asarray(False),
         names=("g.Ie", "g.PA", "g.center[0]", "g.center[1]"),
     )  # fmt: skip
 

@@ -3,57 +3,91 @@
 - On a CPU a chunk is mapped: a lane at a time inside one compiled call, each leaving its loop when it is done, and a
   thread a core calling it for chunk after chunk.
 - On an accelerator all lanes of a chunk step together, a few steps at a time; those that are done are taken out, and
-  the rest is gathered into the next smaller power of two, so that none waits for the slowest.
+  the rest is gathered into the next smaller power of two, so that none waits for the slowest. Two threads a device: one
+  copies a chunk there while the other's is computed.
 
 Sizes are powers of two, so that another N does not compile again.
 """
 
 import os
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+import queue
+import warnings
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from functools import partial
-from itertools import islice
+from typing import NamedTuple
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxphot.fitting import lm
-from jaxphot.fitting.problem import make_problem
-from jaxphot.fitting.solve import advance, begin, finish
-from jaxphot.image import Image, stack_images
+from jaxphot.fitting.chunks import ItemError, Lanes, Source, read_lanes
+from jaxphot.fitting.problem import check_number
+from jaxphot.fitting.schedules import SMALLEST_TOGETHER, Task, power_of_two, run_mapped, run_stepped
+from jaxphot.fitting.solve import complete_options
+from jaxphot.image import Image, unstack_images
+from jaxphot.likelihood import check_likelihood
 from jaxphot.models.combinators import check_model
-from jaxphot.parameters import Parameter, parameters
-from jaxphot.pytree import leaves_with_names
+from jaxphot.sampling import check_sampling
 
 _MAPPED = (8, 64)  # lanes: two sizes, few enough that the threads finish together, large enough to hide the call
 _LARGEST_STEPPED = 16384
-_STEPS_AT_ONCE = 3
-_SMALLEST_GATHER = 64
+_PRECISIONS = {"float32": ("float32",), "float64": ("float64",), "mixed": ("float32", "float64")}
+
+
+# where JAX before 0.8 has it
+_enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 
 
 class BatchError(RuntimeError):
-    """A batch that ended early; `fits` holds what was finished before (None if nothing was)."""
+    """A batch that ended early.
 
-    def __init__(self, message, fits):
+    Attributes
+    ----------
+    fits : Fit or None
+        What was finished before; with a model for each image a list, None where it was not.
+    items : (M,) array of int
+        Positions of the images that `fits` belongs to.
+    """
+
+    def __init__(self, message, fits, items):
         super().__init__(message)
-        self.fits = fits
+        self.fits, self.items = fits, items
 
 
-def fit_batch(model, params, images, *, chunk=None, progress=True, devices=None, schedule=None, **options):
-    """Fit one model to many images.
+def fit_batch(
+    model,
+    params,
+    images,
+    *,
+    starts=1,
+    precision=None,
+    chunk=None,
+    progress=True,
+    devices=None,
+    schedule=None,
+    **options,
+):
+    """Fit many images.
 
     Each image is fitted as by `fit`; one that fails says so in its status and does not touch the others.
 
     Parameters
     ----------
-    model : model
-    params : dict
+    model : model, or sequence of N models
+        One for all images, or one for each: those with the same model, and of the same kind, are fitted together.
+    params : dict, or sequence of N dicts
         Starts; leaves with a leading axis N, or without one where all images share the value. One outside its bounds
-        is moved to them.
+        is moved to them. With a model for each image, a dictionary for each.
     images : Image, or iterable of Image
         A stack, or images that `stack_images` can stack; an iterator is read a chunk at a time.
+    starts : int
+        Fit every image from this many starts: the given one, and others around it (always the same). The best end is
+        kept; `Fit.multimodal` says where another start converged to another minimum.
+    precision : {"float32", "float64", "mixed"}, optional
+        To compute in; by default that of the images. "mixed" steps in float32, and takes the last steps and the
+        covariance in float64. The last two need JAX's 64-bit mode.
     chunk : int, optional
         Images in one compiled call; by default from the device's free memory.
     progress : bool
@@ -63,17 +97,19 @@ def fit_batch(model, params, images, *, chunk=None, progress=True, devices=None,
     schedule : {"map", "vmap"}, optional
         A lane at a time, or all lanes of a chunk together; by default the first on a CPU, the second elsewhere.
     **options
-        Those of `fit`. Leaves of `fixed` and `bounds` may carry the leading axis N.
+        Those of `fit`. Leaves of `fixed` and `bounds` may carry the leading axis N; with a model for each image they
+        are sequences of N, or None.
 
     Returns
     -------
-    Fit
-        Every array has a leading axis N. After Ctrl-C: what was finished, with a warning.
+    Fit, or list of Fit
+        Every array has a leading axis N; with a model for each image, a list of N. After Ctrl-C: what was finished
+        (the first M images), with a warning.
 
     Raises
     ------
-    ValueError
-        A leaf whose leading axis is not N; images that cannot be stacked; none at all.
+    ValueError, TypeError
+        A leaf whose leading axis is not N; images that cannot be stacked; none at all; options that `fit` refuses.
     BatchError
         An iterator that raised, or a device without memory for a single fit; its `fits` holds what was finished.
 
@@ -85,25 +121,72 @@ def fit_batch(model, params, images, *, chunk=None, progress=True, devices=None,
     >>> [round(float(level), 3) for level in fits.params["I0"]]
     [1.0, 2.0, 3.0]
     """
-    check_model(model)
-    schedule, workers = _workers(schedule, devices)
-    if not isinstance(images, Image) and hasattr(images, "__len__"):
-        images = stack_images(images)
-    count = _count(images)
-    first, images = _first(images)
-    starts = _Starts(model, params, options.pop("fixed", None), options.pop("bounds", None), count, first.dtype)
-    size = _chunk_size(chunk, count, schedule, first, starts.scalars, workers[0])
-    task = (model, tuple(sorted(options.items())))
-    run = {"map": _run_mapped, "vmap": _run_stepped}[schedule]
-    with tqdm(total=count, disable=not progress, unit="fit") as bar:
-        pieces = _dispatch(partial(_retry, run, task), _chunks(images, starts, size), workers, bar)
-    if not pieces:
-        raise ValueError("images: expected at least one, got none")
-    return _join(pieces)
+    settings = _settings(starts, precision, chunk, devices, schedule, options)
+    own = options.get("fixed"), options.get("bounds")
+    several = isinstance(model, (list, tuple))
+    results = _Listed(len(model)) if several else _Joined()
+    try:
+        groups = _groups(model, params, images, *own) if several else [(None, model, params, Source(images), *own)]
+        count = len(model) if several else groups[0][3].count
+        with tqdm(total=count, disable=not progress, unit="fit") as bar:
+            for places, *problem in groups:
+                _run(settings, *problem, report=partial(_report, results, places, bar))
+    except KeyboardInterrupt:
+        if not len(results.items):
+            raise
+        warnings.warn(f"interrupted: {len(results.items)} fits were finished", RuntimeWarning, stacklevel=2)
+    except (ItemError, MemoryError) as error:
+        raise BatchError(str(error), results.fits, results.items) from error
+    return results.fits
+
+
+class _Settings(NamedTuple):
+    """How to run, whatever the model."""
+
+    starts: int
+    precision: object
+    chunk: object
+    schedule: str
+    workers: list
+    devices: int
+    lanes: dict
+    options: tuple
+
+
+def _settings(starts, precision, chunk, devices, schedule, options):
+    """Checked options, sorted into what lanes carry and what is compiled."""
+    _check_count("starts", starts)
+    if chunk is not None:
+        _check_count("chunk", chunk)
+    if precision is not None and precision not in _PRECISIONS:
+        raise ValueError(f"precision: expected one of {', '.join(_PRECISIONS)}, got {precision!r}")
+    if precision in ("float64", "mixed") and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
+        raise ValueError(
+            f'precision: "{precision}" needs JAX\'s 64-bit mode; say jax.config.update("jax_enable_x64", True) first'
+        )
+    options = complete_options("fit_batch", options)
+    numbers = {name: options.pop(name) for name in ("max_steps", "rtol")}
+    numbers["rtol"] = 1e-3 if numbers["rtol"] is None else numbers["rtol"]
+    for name, value in numbers.items():
+        check_number(name, value, 0)
+    numbers["max_steps"] = np.int32(numbers["max_steps"])  # as a lane counts its steps
+    check_sampling(options["sampling"])
+    if options["likelihood"] is not None:
+        check_likelihood(options["likelihood"])
+    if options["window"] is not None:
+        options["window"] = tuple(options["window"])
+    del options["fixed"], options["bounds"]
+    schedule, workers, count = _workers(schedule, devices)
+    return _Settings(starts, precision, chunk, schedule, workers, count, numbers, tuple(sorted(options.items())))
+
+
+def _check_count(name, value):
+    if isinstance(value, bool) or not np.isscalar(value) or value != int(value) or value < 1:
+        raise ValueError(f"{name}: expected an integer ≥ 1, got {value!r}")
 
 
 def _workers(schedule, devices):
-    """The schedule, and a device for each thread that hands out chunks."""
+    """The schedule, a device for each thread, and the number of devices."""
     devices = list(jax.local_devices() if devices is None else devices)
     if not devices:
         raise ValueError("devices: expected at least one, got none")
@@ -111,246 +194,183 @@ def _workers(schedule, devices):
     schedule = ("map" if on_cpu else "vmap") if schedule is None else schedule
     if schedule not in ("map", "vmap"):
         raise ValueError(f'schedule: expected "map" or "vmap", got {schedule!r}')
-    if on_cpu and schedule == "map" and len(devices) == 1:
-        devices = devices * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else devices
-    return schedule, devices
+    if not on_cpu:
+        return schedule, devices * 2, len(devices)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return schedule, devices * cores if schedule == "map" and len(devices) == 1 else devices, len(devices)
 
 
-def _count(images):
-    """N, or None for an iterator."""
-    if not isinstance(images, Image):
-        return None
-    if images.data.ndim != 3:
-        raise ValueError(f"images: expected a stack with data of shape (N, ny, nx), got {images.data.shape}")
-    if len(images.data) == 0:
-        raise ValueError("images: expected at least one, got a stack of none")
-    return len(images.data)
-
-
-def _first(images):
-    """One image to estimate sizes from, and the images again."""
-    if isinstance(images, Image):
-        return jax.tree.map(lambda leaf: leaf[0], images), images
-    images = iter(images)
-    head = list(islice(images, 1))
-    if not head:
+def _groups(models, params, images, fixed, bounds):
+    """Tuples (places, model, starts, images, fixed, bounds) of images with one model and of one kind."""
+    images = unstack_images(images) if isinstance(images, Image) else images
+    given = {"params": params, "images": images, "fixed": fixed, "bounds": bounds}
+    for name, values in given.items():
+        if values is None and name in ("fixed", "bounds"):
+            given[name] = [None] * len(models)
+        elif not isinstance(values, (list, tuple)) or len(values) != len(models):
+            got = f"{len(values)} of them" if isinstance(values, (list, tuple)) else type(values).__name__
+            raise ValueError(
+                f"{name}: with {len(models)} models, one for each image, expected a list as long, got {got}"
+            )
+    if not models:
         raise ValueError("images: expected at least one, got none")
-    return head[0], _chain(head, images)
+    members = {}
+    for place, (model, *own) in enumerate(zip(models, *given.values(), strict=True)):
+        check_model(model)
+        if not isinstance(own[1], Image):
+            raise TypeError(f"images[{place}]: expected an Image, got {type(own[1]).__name__}")
+        kind = tuple((np.shape(leaf), leaf.dtype) for leaf in jax.tree.leaves(own[1]))
+        members.setdefault((model, jax.tree.structure(own), kind), []).append((place, *own))
+    groups = []
+    for (model, *_), items in members.items():
+        places, starts, parts, *trees = zip(*items, strict=True)
+        starts, *trees = (_stack(tree) for tree in (starts, *trees))
+        groups.append((np.asarray(places), model, starts, Source(list(parts), places), *trees))
+    return groups
 
 
-def _chain(head, rest):
-    yield from head
-    yield from rest
+def _stack(trees):
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
 
 
-def _chunk_size(chunk, count, schedule, image, scalars, device):
-    if chunk is not None:
-        if isinstance(chunk, bool) or int(chunk) != chunk or chunk < 1:
-            raise ValueError(f"chunk: expected an integer ≥ 1, got {chunk!r}")
-        return int(chunk)
-    if schedule == "map":
+def _report(results, places, bar, at, kept, fits):
+    rows = np.arange(at, at + kept)
+    results.add(rows if places is None else places[rows], jax.tree.map(lambda leaf: leaf[:kept], fits))
+    bar.update(kept)
+
+
+class _Joined:
+    """Results of one model: one `Fit` with a leading axis, in the order of the images."""
+
+    def __init__(self):
+        self._pieces = {}
+
+    def add(self, places, fits):
+        self._pieces[places[0]] = (places, fits)
+
+    @property
+    def items(self):
+        """Positions of the images that are done."""
+        return np.concatenate([np.zeros(0, int), *(self._pieces[at][0] for at in sorted(self._pieces))])
+
+    @property
+    def fits(self):
+        ordered = [self._pieces[at][1] for at in sorted(self._pieces)]
+        return jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)), *ordered) if ordered else None
+
+
+class _Listed:
+    """Results of several models: a list of `Fit`."""
+
+    def __init__(self, count):
+        self.fits = [None] * count
+
+    def add(self, places, fits):
+        for row, place in enumerate(places):
+            self.fits[place] = jax.tree.map(lambda leaf, row=row: jnp.asarray(leaf[row]), fits)
+
+    @property
+    def items(self):
+        """Positions of the images that are done."""
+        return np.flatnonzero([one is not None for one in self.fits])
+
+
+def _run(settings, model, params, source, fixed, bounds, report):
+    """Fit images of one kind with one model."""
+    check_model(model)
+    own = source.first.dtype.name
+    dtypes = (own,) if settings.precision is None else _PRECISIONS[settings.precision]
+    lanes = Lanes(model, params, fixed, bounds, source.count, dtypes[-1])
+    size = _chunk_size(settings, source, lanes.scalars, dtypes[-1])
+    task = Task(model, settings.options, dtypes, int(settings.starts))
+    run = partial({"map": run_mapped, "vmap": run_stepped}[settings.schedule], task)
+    chunks = read_lanes(source, lanes, size, settings.lanes, dtypes[-1])
+    _dispatch(partial(_retry, run, {}), chunks, settings.workers, report)
+
+
+def _chunk_size(settings, source, scalars, dtype):
+    """Lanes in one compiled call."""
+    count, starts = source.count, settings.starts
+    if settings.schedule == "map":
         small, large = _MAPPED
-        return large if count is None or count > large else small
-    stats = device.memory_stats() or {}
+        many = count is None or count > 4 * large * len(settings.workers)
+        return int(settings.chunk or (large if many else small))
+    if settings.chunk is not None:
+        return max(power_of_two(int(settings.chunk)), -(-SMALLEST_TOGETHER // starts))
+    stats = settings.workers[0].memory_stats() or {}
     free = stats.get("bytes_limit", 4 << 30) - stats.get("bytes_in_use", 0)
-    ny, nx = image.shape
-    stamp = (0, 0) if image.psf is None else image.psf.shape
+    image = source.first
+    (ny, nx), stamp = image.shape, (0, 0) if image.psf is None else image.psf.shape
     fine = 1 if image.psf is None else image.psf.oversample**2
     # value and derivatives a few times over: as pixels, transformed and weighted
-    bytes_a_lane = 6 * (scalars + 2) * fine * (ny + stamp[0]) * (nx + stamp[1]) * image.dtype.itemsize
-    fitting = max(int(0.6 * free / bytes_a_lane), 1)
-    size = min(_LARGEST_STEPPED, 1 << (fitting.bit_length() - 1))
-    return size if count is None else min(size, _power_of_two(count))
+    bytes_a_lane = 6 * (scalars + 2) * fine * (ny + stamp[0]) * (nx + stamp[1]) * np.dtype(dtype).itemsize * starts
+    at_once = len(settings.workers) // settings.devices  # chunks on one device
+    fitting = max(int(0.6 * free / at_once / bytes_a_lane), 1)
+    size = min(max(_LARGEST_STEPPED // starts, 1), 1 << (fitting.bit_length() - 1))
+    if count is not None:
+        size = min(size, max(power_of_two(-(-count // settings.devices)), -(-SMALLEST_TOGETHER // starts)))
+    return size
 
 
-def _power_of_two(n):
-    return 1 << max(n - 1, 0).bit_length()
+def _dispatch(run, chunks, workers, report):
+    """Run chunks on all workers, one ahead for whoever is free first; when it ends early, what has begun is finished.
 
+    Parameters
+    ----------
+    run : callable
+        (lanes, device) → Fit.
+    chunks : iterable of (int, int, lanes)
+        Position of the first item, number of items.
+    workers : sequence of jax.Device
+        One a thread.
+    report : callable
+        Takes position, number and Fit of every chunk that is done.
+    """
+    free, waiting = queue.SimpleQueue(), {}
+    for device in workers:
+        free.put(device)
+    in_64_bits = bool(jax.config.jax_enable_x64)  # a `with` block around the caller does not reach into threads
 
-class _Starts:
-    """Params, fixed and bounds of any lanes: leaves with a lane axis are cut, the others repeated."""
-
-    def __init__(self, model, params, fixed, bounds, count, dtype):
-        shapes = {name: p.shape for name, p in leaves_with_names(parameters(model)) if isinstance(p, Parameter)}
-        self.trees = {}
-        for argument, tree in (("params", params), ("fixed", fixed or {}), ("bounds", bounds or {})):
-            if not isinstance(tree, dict):
-                raise TypeError(f"{argument}: expected a tree of parameters, got {type(tree).__name__}")
-            self.trees[argument] = _with_axes(argument, tree, shapes, count, dtype)
-        self.scalars = sum(max(int(np.prod(shape)), 1) for shape in shapes.values()) or 8
-
-    def lanes(self, rows):
-        """The trees with a leading axis of ``len(rows)``."""
-        return jax.tree.map(lambda leaf: leaf.take(rows), self.trees, is_leaf=lambda leaf: isinstance(leaf, _Leaf))
-
-
-class _Leaf:
-    """An array, and whether it has a lane axis."""
-
-    def __init__(self, array, has_lanes):
-        self.array, self.has_lanes = array, has_lanes
-
-    def take(self, rows):
-        """Lanes of it."""
-        if not self.has_lanes:
-            return np.broadcast_to(self.array, (len(rows), *self.array.shape))
-        return self.array[np.minimum(rows, len(self.array) - 1)]
-
-
-def _with_axes(argument, tree, shapes, count, dtype, prefix=""):
-    if isinstance(tree, dict):
-        join = f"{prefix}." if prefix else ""
-        return {key: _with_axes(argument, value, shapes, count, dtype, f"{join}{key}") for key, value in tree.items()}
-    if tree is None or tree is True:  # held at its start
-        return None
-    if argument == "bounds" and isinstance(tree, (tuple, list)) and len(tree) == 2:
-        return tuple(_with_axes("a side of bounds", side, shapes, count, dtype, prefix) for side in tree)
-    leaf = np.asarray(tree, dtype)
-    shape = shapes.get(prefix, leaf.shape[1:])
-    if leaf.shape == shape or leaf.shape == ():
-        return _Leaf(np.broadcast_to(leaf, shape), False)
-    if leaf.shape[1:] != shape or (count is not None and len(leaf) != count):
-        lanes = "N" if count is None else count
-        raise ValueError(f"{argument}: {prefix} expects shape {(lanes, *shape)} or {shape}, got {leaf.shape}")
-    return _Leaf(leaf, True)
-
-
-def _chunks(images, starts, size):
-    """Triples (first item, number of items, lanes padded to `size` with a marker of the real ones)."""
-    if isinstance(images, Image):
-        images = jax.tree.map(np.asarray, images)
-        for at in range(0, len(images.data), size):
-            rows = np.arange(at, at + size)
-            inside = np.minimum(rows, len(images.data) - 1)
-            part = jax.tree.map(lambda leaf, inside=inside: leaf[inside], images)
-            kept = min(size, len(images.data) - at)
-            yield at, kept, {**starts.lanes(rows), "image": part, "real": np.arange(size) < kept}
-        return
-    at, more = 0, True
-    while more:
-        items = []
+    def work(lanes):
+        device = free.get()
         try:
-            items.extend(islice(images, size))
-        except Exception as error:  # finish what came before, then say which item it was
-            more = _ItemError(at + len(items), error)
-        if items:
-            part = stack_images(items + [items[-1]] * (size - len(items)))
-            yield at, len(items), {**starts.lanes(np.arange(at, at + size)), "image": part,
-                                   "real": np.arange(size) < len(items)}  # fmt: skip
-        at += len(items)
-        if isinstance(more, _ItemError):
-            raise more
-        more = len(items) == size
+            if bool(jax.config.jax_enable_x64) == in_64_bits:
+                return run(lanes, device)
+            with _enable_x64(in_64_bits):
+                return run(lanes, device)
+        finally:
+            free.put(device)
 
-
-class _ItemError(Exception):
-    def __init__(self, item, error):
-        super().__init__(f"images[{item}]: reading it raised {type(error).__name__}: {error}")
-
-
-def _dispatch(run, chunks, workers, bar):
-    """Run chunks on all workers, a few ahead of what is finished; {first item: Fit}."""
-    pieces, waiting, free = {}, deque(), deque(workers)
-
-    def collect():
-        at, kept, device, future = waiting.popleft()
-        free.append(device)
-        pieces[at] = jax.tree.map(lambda leaf: leaf[:kept], future.result())
-        bar.update(kept)
+    def collect(futures):
+        for future in sorted(futures, key=lambda future: waiting[future][0]):
+            report(*waiting.pop(future), future.result())
 
     with ThreadPoolExecutor(len(workers)) as pool:
         try:
             for at, kept, lanes in chunks:
-                if not free:
-                    collect()
-                device = free.popleft()
-                waiting.append((at, kept, device, pool.submit(run, lanes, device)))
-            while waiting:
-                collect()
-        except KeyboardInterrupt:
-            bar.write(f"interrupted: {sum(len(piece.status) for piece in pieces.values())} fits were finished")
-        except (_ItemError, MemoryError) as error:
-            while waiting and isinstance(error, _ItemError):
-                collect()
-            raise BatchError(str(error), _join(pieces) if pieces else None) from error
-    return pieces
-
-
-def _join(pieces):
-    ordered = [pieces[at] for at in sorted(pieces)]
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)), *ordered)
-
-
-def _retry(run, task, lanes, device):
-    """Run a chunk; one that does not fit into memory is halved until it does."""
-    try:
-        return jax.tree.map(np.asarray, run(task, jax.device_put(lanes, device)))
-    except jax.errors.JaxRuntimeError as error:
-        size = len(lanes["real"])
-        if "RESOURCE_EXHAUSTED" not in str(error):
+                waiting[pool.submit(work, lanes)] = (at, kept)
+                if len(waiting) > len(workers):
+                    collect(wait(waiting, return_when=FIRST_COMPLETED).done)
+            collect(wait(waiting).done)
+        except BaseException:
+            begun = [future for future in waiting if not future.cancel()]
+            collect([future for future in begun if future.exception() is None])
             raise
-        if size == 1:
-            raise MemoryError(f"{device} has no memory for a single fit: {error}") from error
-    half = size // 2
+
+
+def _retry(run, largest, lanes, device):
+    """Run a chunk; one that does not fit into memory is halved until it does. `largest` remembers how far."""
+    size = len(lanes["real"])
+    if size <= largest.get(device, size):
+        try:
+            return jax.tree.map(np.asarray, run(jax.device_put(lanes, device)))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            if size == 1:
+                raise MemoryError(f"{device} has no memory for a single fit: {error}") from error
+        largest[device] = min(largest.get(device, size), -(-size // 2))
+    half = -(-size // 2)
     parts = [jax.tree.map(lambda leaf: leaf[:half], lanes), jax.tree.map(lambda leaf: leaf[half:], lanes)]
-    results = [_retry(run, task, part, device) for part in parts]
+    results = [_retry(run, largest, part, device) for part in parts]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
-
-
-def _problem(task, lane):
-    """Setup and lane of a fit, from traced leaves. Lanes that only fill up a chunk have no data: they end at once."""
-    model, options = task
-    image = lane["image"]
-    image = Image(**{**vars(image), "ivar": jnp.where(lane["real"], image.ivar, 0)})
-    return make_problem(model, lane["params"], image, fixed=lane["fixed"], bounds=lane["bounds"], **dict(options))
-
-
-@partial(jax.jit, static_argnums=0)
-def _run_mapped(task, lanes):
-    def one(lane):
-        setup, problem = _problem(task, lane)
-        return finish(setup, problem, advance(setup, problem, begin(setup, problem), problem.max_steps))
-
-    return jax.lax.map(one, lanes)
-
-
-def _run_stepped(task, lanes):
-    states = _begin(task, lanes)
-    active, part = np.arange(len(lanes["real"])), lanes
-    while True:
-        moved = _advance(task, part, states if len(active) == len(states.status) else _gather(states, active))
-        states = moved if part is lanes else _scatter(states, active, moved)
-        running = np.unique(active[np.asarray(moved.status) == lm.RUNNING])
-        exhausted = np.asarray(moved.steps).max() if running.size else 0
-        if running.size == 0 or exhausted >= dict(task[1]).get("max_steps", 100):
-            return _finish(task, lanes, states)
-        bucket = max(_power_of_two(running.size), _SMALLEST_GATHER)
-        if bucket < len(active):
-            # filled up with a lane that is there anyway: it computes the same twice
-            active = np.concatenate([running, np.full(bucket - running.size, running[0])])
-            part = _gather(lanes, active)
-
-
-@partial(jax.jit, static_argnums=0)
-def _begin(task, lanes):
-    return jax.vmap(lambda lane: begin(*_problem(task, lane)))(lanes)
-
-
-@partial(jax.jit, static_argnums=0)
-def _advance(task, lanes, states):
-    return jax.vmap(lambda lane, state: advance(*_problem(task, lane), state, _STEPS_AT_ONCE))(lanes, states)
-
-
-@partial(jax.jit, static_argnums=0)
-def _finish(task, lanes, states):
-    return jax.vmap(lambda lane, state: finish(*_problem(task, lane), state))(lanes, states)
-
-
-@jax.jit
-def _gather(tree, rows):
-    return jax.tree.map(lambda leaf: leaf[rows], tree)
-
-
-@jax.jit
-def _scatter(tree, rows, part):
-    return jax.tree.map(lambda leaf, new: leaf.at[rows].set(new), tree, part)

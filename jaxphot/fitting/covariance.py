@@ -31,8 +31,9 @@ def physical_covariance(state, coordinates, domain):
         scale = scale.at[pa].set(jnp.where(small, widest / jnp.maximum(error, widest), 1))
     covariance = covariance * scale[:, None] * scale[None, :]
     undetermined = (jnp.abs(derivative) @ jnp.abs(basis) @ null.astype(z.dtype)) > 0
+    undetermined |= (state.status == lm.NON_FINITE) | (state.status == lm.NO_DATA)
     # a held direction is a parameter of the same place in the vector: a shear held along its radius is a held q
-    unknown = undetermined | held | (state.status == lm.NON_FINITE) | (state.status == lm.NO_DATA)
+    unknown = undetermined | held
     return jnp.where(unknown[:, None] | unknown[None, :], jnp.nan, covariance), undetermined, is_round
 
 

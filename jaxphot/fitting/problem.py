@@ -12,7 +12,7 @@ from jaxphot.likelihood import Poisson, check_likelihood, gaussian
 from jaxphot.models.combinators import check_model
 from jaxphot.parameters import check_params, describe, parameters
 from jaxphot.pytree import is_concrete, leaves_with_names, update
-from jaxphot.render import DEFAULT_SAMPLING, check_image
+from jaxphot.render import check_image
 from jaxphot.sampling import check_sampling
 
 
@@ -59,18 +59,7 @@ class Lane(NamedTuple):
 
 
 def make_problem(
-    model,
-    params,
-    image,
-    *,
-    fixed=None,
-    bounds=None,
-    window=None,
-    likelihood=None,
-    sampling=DEFAULT_SAMPLING,
-    max_steps=100,
-    rtol=None,
-    scale_covariance=False,
+    model, params, image, *, fixed, bounds, window, likelihood, sampling, max_steps, rtol, scale_covariance
 ):
     """Check the arguments of `fit` (see there) and sort them into what is compiled and what is computed with.
 
@@ -86,15 +75,16 @@ def make_problem(
     _check_gain(likelihood, image)
     if window is not None:
         image = crop(image, window)
-    _check_number("max_steps", max_steps, 0)
+    check_number("max_steps", max_steps, 0)
     if rtol is not None:
-        _check_number("rtol", rtol, 0)
+        check_number("rtol", rtol, 0)
     start, coordinates, bounded, limits = _parameters(model, params, fixed, bounds, image.dtype)
     setup = Setup(model, coordinates, bounded, likelihood, sampling, bool(scale_covariance))
     return setup, Lane(start, image, limits, 1e-3 if rtol is None else rtol, max_steps)
 
 
-def _check_number(name, value, above):
+def check_number(name, value, above):
+    """Refuse a concrete option that is no finite number above a limit."""
     if is_concrete(value) and not (np.ndim(value) == 0 and np.isfinite(value) and value > above):
         raise ValueError(f"{name}: expected a number > {above}, got {value!r}")
 

@@ -1,5 +1,6 @@
 """One fit: Levenberg–Marquardt from a start, and what the result says of itself."""
 
+import inspect
 from functools import partial
 
 import jax
@@ -48,8 +49,12 @@ class Fit:
         In words: `status_message`.
     at_bound : dict
         True where a free parameter is held at a bound.
+    undetermined : dict
+        True where the data do not determine a free parameter, alone or together with others that are marked too.
     round : bool scalar
         An axis ratio is closer to 1 than its error; its position angle means nothing (stderr π/√12).
+    multimodal : bool scalar
+        Another start converged to another minimum (`fit_batch` with ``starts=``).
     """
 
     params: dict
@@ -61,22 +66,54 @@ class Fit:
     evaluations: jax.Array
     status: jax.Array
     at_bound: dict
+    undetermined: dict
     round: jax.Array
+    multimodal: jax.Array
     names: tuple = static_field(default=())
 
 
-def status_message(status):
-    """A fit's status in words; a list of them for a batch.
+def status_message(fit):
+    """How a fit ended, in words; a list of them for a batch.
+
+    Parameters
+    ----------
+    fit : Fit or int or array of int
+        A `Fit` also says which parameters are not determined or at a bound, and whether other starts ended elsewhere.
+
+    Returns
+    -------
+    str or list of str
 
     Examples
     --------
     >>> status_message(0)
     'converged'
     """
-    codes = np.asarray(status)
-    if codes.ndim:
-        return [status_message(code) for code in codes]
-    return MESSAGES.get(int(codes), f"unknown status {int(codes)}")
+    if isinstance(fit, Fit):
+        messages = np.atleast_1d(fit.status).tolist()
+        messages = [_in_words(code) + more for code, more in zip(messages, _remarks(fit), strict=True)]
+        return messages if np.ndim(fit.status) else messages[0]
+    codes = np.asarray(fit)
+    return [_in_words(code) for code in codes.tolist()] if codes.ndim else _in_words(int(codes))
+
+
+def _in_words(code):
+    return MESSAGES.get(code, f"unknown status {code}")
+
+
+def _remarks(fit):
+    """What there is to add to the status of every fit."""
+    count = np.size(fit.status)
+    remarks = [""] * count
+    for words, tree in (("not determined", fit.undetermined), ("at a bound", fit.at_bound)):
+        columns = [np.asarray(leaf).reshape(count, -1) for _, leaf in leaves_with_names(tree)] if tree else []
+        marked = np.concatenate([np.zeros((count, 0), bool), *columns], axis=1)
+        for row in np.flatnonzero(marked.any(axis=1)):
+            which = [name for name, is_marked in zip(fit.names, marked[row], strict=True) if is_marked]
+            remarks[row] += f"; {words}: {', '.join(which)}"
+    for row in np.flatnonzero(np.asarray(fit.multimodal)):
+        remarks[row] += "; other starts found another minimum"
+    return remarks
 
 
 def fit(
@@ -139,16 +176,31 @@ def fit(
     >>> round(float(result.params["I0"]), 3), round(float(result.stderr["I0"]), 3)
     (3.0, 0.125)
     """
-    return _fit(
-        *make_problem(
-            model, params, image, fixed=fixed, bounds=bounds, window=window, likelihood=likelihood, sampling=sampling,
-            max_steps=max_steps, rtol=rtol, scale_covariance=scale_covariance,
-        )
-    )  # fmt: skip
+    return run_fit(*make_problem(**locals()))  # every argument under its own name
+
+
+def complete_options(function, given):
+    """All options of `fit` from those given to another function; a TypeError names unknown ones."""
+    known = {name: p.default for name, p in inspect.signature(fit).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise TypeError(f"{function}: unknown {', '.join(unknown)}; beside its own, it takes fit's {', '.join(known)}")
+    return {**known, **given}
 
 
 @partial(jax.jit, static_argnums=0)
-def _fit(setup, lane):
+def run_fit(setup, lane):
+    """The `Fit` of a problem that `make_problem` checked.
+
+    Parameters
+    ----------
+    setup : Setup
+    lane : Lane
+
+    Returns
+    -------
+    Fit
+    """
     return finish(setup, lane, advance(setup, lane, begin(setup, lane), lane.max_steps))
 
 
@@ -166,7 +218,7 @@ def begin(setup, lane):
     """
     coordinates = setup.coordinates
     start = coordinates.flatten(_take(lane.start, coordinates.paths), lane.image.dtype)
-    return lm.init(_domain(setup, lane).project(coordinates.to_internal(start)))
+    return lm.init(domain_of(setup, lane).project(coordinates.to_internal(start)))
 
 
 def advance(setup, lane, state, steps):
@@ -189,7 +241,7 @@ def advance(setup, lane, state, steps):
         state,
         max_steps=jnp.minimum(state.steps + steps, lane.max_steps),
         loss=partial(setup.likelihood.terms, image=lane.image),
-        domain=_domain(setup, lane),
+        domain=domain_of(setup, lane),
         rtol=lane.rtol,
         amplitudes=find_amplitudes(setup.model, setup.coordinates, setup.bounded) if quadratic else None,
         evaluate=partial(lm.normal_equations, coordinates=setup.coordinates),
@@ -208,7 +260,7 @@ def finish(setup, lane, state):
     if coordinates.size == 0:
         return _nothing_free(setup, lane, good)
     dof = good - coordinates.size
-    covariance, undetermined, is_round = physical_covariance(state, coordinates, _domain(setup, lane))
+    covariance, undetermined, is_round = physical_covariance(state, coordinates, domain_of(setup, lane))
     if setup.scale_covariance:
         covariance = covariance * (2 * state.loss / jnp.maximum(dof, 1).astype(state.loss.dtype))
     status = jnp.where(state.status == lm.RUNNING, lm.MAX_STEPS, state.status)
@@ -223,13 +275,15 @@ def finish(setup, lane, state):
         evaluations=state.evaluations,
         status=jnp.where(singular, lm.SINGULAR, status),
         at_bound=coordinates.unflatten(state.held),
+        undetermined=coordinates.unflatten(undetermined),
         round=is_round,
+        multimodal=jnp.zeros((), bool),
         names=coordinates.names,
     )
 
 
-def _domain(setup, lane):
-    """Bounds in internal coordinates."""
+def domain_of(setup, lane):
+    """Bounds in internal coordinates: the `Domain` of a lane."""
     dtype = lane.image.dtype
     sides = [
         jnp.concatenate(
@@ -269,5 +323,7 @@ def _nothing_free(setup, lane, good):
         evaluations=zero + 1,
         status=jnp.where(good == 0, lm.NO_DATA, status).astype(jnp.int32),
         at_bound={},
+        undetermined={},
         round=jnp.zeros((), bool),
+        multimodal=jnp.zeros((), bool),
     )
