@@ -8,10 +8,9 @@ What decides are samples and the distance from the centre. Decisions that change
 with refined) or taken where both rules agree to well below the tolerance.
 
 All samples are taken by one loop over turns of equal numbers of nodes: the model is compiled once. It is as long as it
-needs to be, which JAX does not differentiate backwards. `integrate` therefore is a `custom_jvp`: the loop carries the
-derivatives with respect to all leaves that are differentiated beside the value, and they are contracted with the
-tangent afterwards. `jvp`, `vmap`, `grad` and `jacfwd` all work and cost one pass. (Do not differentiate it with respect
-to thousands of numbers.)
+needs to be, which JAX does not differentiate backwards. `integrate` therefore is a `custom_jvp`: the loop carries
+derivatives beside the value (`jaxphot.pointwise`), which are contracted with the tangent afterwards. `jvp`, `vmap`,
+`grad` and `jacfwd` all work and cost one pass. (Do not differentiate it with respect to thousands of numbers.)
 """
 
 from dataclasses import dataclass
@@ -21,13 +20,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_derivatives import SymbolicZero
 
 from jaxphot.edges import RADII, Light, edge_nodes, edge_table, half_sum_squared, locate, measure
 from jaxphot.numerics import gauss_legendre
+from jaxphot.pointwise import brightness, linearize_tree
 
 _FLOOR = 1e-4  # accuracy is relative to the larger of the cell and this part of the brightest one
-_WIDTH, _TURNS = 64, 8  # the grid is sampled in at most so many turns, of at least so many blocks of nodes
+_WIDTH, _TURNS = 240, 999  # the grid is sampled in at most so many turns, of at least so many blocks of nodes
 _CUSP = 0.2  # the m-point Gauss rule's relative error in a cell is about this · ρ^(−2m)
 _UNRESOLVED = 0.04  # the far rule's error, relative to the cell: beyond it the estimate says nothing
 _NEAR = (6.0, 8.0)  # half sums of distances from the cusp below which it is not trusted either
@@ -88,45 +87,22 @@ def integrate(model, tol, layout, params, transform, place):
     """
 
     def sample(i, j):
-        return _brightness(model, params, transform, i, j)[None]
+        return [brightness(model, params, transform, i, j)]
 
     return _means(sample, 1, tol, layout, _frame(params, transform), place)[0]
 
 
 @partial(integrate.defjvp, symbolic_zeros=True)
 def _integrate_jvp(model, tol, layout, primals, tangents):
-    leaves, tree = jax.tree.flatten(primals[:2])
-    tangents = jax.tree.leaves(tangents[:2], is_leaf=lambda t: isinstance(t, SymbolicZero))
-    live = [n for n, t in enumerate(tangents) if not isinstance(t, SymbolicZero)]
-    if not live:
+    def sample(arguments, i, j):
+        return brightness(model, *arguments, i, j)
+
+    planes = linearize_tree(sample, primals[:2], tangents[:2], places=2)
+    if planes is None:
         value = integrate(model, tol, layout, *primals)
         return value, jnp.zeros_like(value)
-    free = [leaves[n] for n in live]
-    ends = np.cumsum([0] + [leaf.size for leaf in free])
-    eye = np.eye(ends[-1])
-    basis = [
-        jnp.asarray(eye[:, lo:hi].reshape(-1, *leaf.shape), leaf.dtype)
-        for leaf, lo, hi in zip(free, ends[:-1], ends[1:], strict=True)
-    ]
-
-    def sample(i, j):
-        def brightness(*free):
-            full = list(leaves)
-            for n, leaf in zip(live, free, strict=True):
-                full[n] = leaf
-            return _brightness(model, *jax.tree.unflatten(tree, full), i, j)
-
-        value, columns = jax.vmap(lambda *t: jax.jvp(brightness, tuple(free), t), out_axes=(None, 0))(*basis)
-        return jnp.concatenate([value[None], columns])
-
-    means = _means(sample, 1 + len(eye), tol, layout, _frame(*primals[:2]), primals[2])
-    dot = jnp.concatenate([tangents[n].ravel() for n in live])
-    return means[0], jnp.tensordot(dot, means[1:], 1, precision=jax.lax.Precision.HIGHEST)
-
-
-def _brightness(model, params, transform, i, j):
-    x, y = transform.pixel_to_plane(i, j)
-    return jnp.broadcast_to(model(params, x, y), i.shape).astype(i.dtype)
+    means = _means(planes.sample, planes.count, tol, layout, _frame(*primals[:2]), primals[2])
+    return means[0], planes.contract(means[1:])
 
 
 def _frame(params, transform):
@@ -155,7 +131,7 @@ class Plan(NamedTuple):
 
 
 def _means(sample, planes, tol, layout, frame, place):
-    """Means of all planes that ``sample(i, j) → (planes, *i.shape)`` gives, the first of which decides."""
+    """Means of all planes that ``sample(i, j) → [array like i, …]`` gives, the first of which decides."""
     ny, nx, step = layout
     start, size = place
     orders, half = choose_orders(tol), size / 2
@@ -196,9 +172,10 @@ def _means(sample, planes, tol, layout, frame, place):
         ]
         nodes = jax.lax.switch(kind, branches) if frame is not None else jax.lax.cond(kind == 0, *branches[::2])
         values = sample(nodes[0], nodes[1])
-        sums = jnp.where(share > 0, _sum(values * nodes[2][None]) * share[None, :], 0)
+        sums = jnp.stack([jnp.where(share > 0, _sum(plane, nodes[2]) * share, 0) for plane in values])
         place = jnp.minimum(turn, grid_turns) * length  # what is no sample of the grid goes behind it
-        samples = jax.lax.dynamic_update_slice_in_dim(samples, values.reshape(planes, length), place, axis=1)
+        for number, plane in enumerate(values):
+            samples = jax.lax.dynamic_update_slice(samples, plane.reshape(1, length), (jnp.int32(number), place))
         return turn + 1, samples, refined.at[:, cell].add(sums)
 
     def go_through(phase, state):
@@ -218,13 +195,12 @@ def _means(sample, planes, tol, layout, frame, place):
     return jnp.where(share < 1, far(samples)[0] * (1 - share), 0) + refined.reshape(planes, ny, nx)
 
 
-def _sum(values):
-    """Σ over the second axis by halves: XLA's own sum wakes other threads, which takes longer than adding so few."""
-    while values.shape[1] > 1:
-        half, odd = divmod(values.shape[1], 2)
-        folded = values[:, :half] + values[:, half : 2 * half]
-        values = jnp.concatenate([folded, values[:, 2 * half :]], axis=1) if odd else folded
-    return values[:, 0]
+def _sum(values, weights):
+    """Σ over the first axis, written out: one kernel, where XLA's own sum of a product would be several."""
+    total = values[0] * weights[0]
+    for k in range(1, len(values)):
+        total = total + values[k] * weights[k]
+    return total
 
 
 def _grid_nodes(layout, start, frame):

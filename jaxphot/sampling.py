@@ -5,12 +5,14 @@ each cell.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxphot.numerics import gauss_legendre
+from jaxphot.pointwise import brightness, linearize_tree
 from jaxphot.pytree import pytree, static_field
 from jaxphot.refine import integrate
 
@@ -65,23 +67,51 @@ class Quadrature:
 
     def __call__(self, model, params, cells):
         """Mean brightness over each cell, (ny, nx)."""
-        i, j = cells.centers()
-        dtype = i.dtype
-        if len(self.nodes) <= 4:
-            return sum(node[2] * self._sample(model, params, cells, i, j, node) for node in self.nodes)
+        layout = (*cells.shape, cells.step)
+        return _add_up(model, self.nodes, layout, params, cells.transform, (cells.start, cells.size))
 
-        # One sample of all pixels at a time, added up as it comes: an axis of samples would not fit into the cache,
-        # and is 6 to 10 times slower.
-        def add(total, node):
-            return total + node[2] * self._sample(model, params, cells, i, j, node), None
 
-        total, _ = jax.lax.scan(add, jnp.zeros(cells.shape, dtype), jnp.asarray(self.nodes, dtype))
-        return total
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _add_up(model, nodes, layout, params, transform, place):
+    """Weighted sum of samples of every cell: (ny, nx) array."""
 
-    @staticmethod
-    def _sample(model, params, cells, i, j, offset):
-        x, y = cells.transform.pixel_to_plane(i + offset[0] * cells.size[0], j + offset[1] * cells.size[1])
-        return jnp.broadcast_to(model(params, x, y), cells.shape).astype(i.dtype)
+    def sample(*places):
+        return [_at_node(model, layout[2], (params, transform, place), *places)]
+
+    return _scan(sample, 1, nodes, layout, place[0].dtype)[0]
+
+
+@partial(_add_up.defjvp, symbolic_zeros=True)
+def _add_up_jvp(model, nodes, layout, primals, tangents):
+    linearized = linearize_tree(partial(_at_node, model, layout[2]), primals, tangents, places=4)
+    if linearized is None:
+        value = _add_up(model, nodes, layout, *primals)
+        return value, jnp.zeros_like(value)
+    sums = _scan(linearized.sample, linearized.count, nodes, layout, primals[2][0].dtype)
+    return sums[0], linearized.contract(jnp.stack(sums[1:]))
+
+
+def _at_node(model, step, arguments, column, row, oi, oj):
+    """Brightness of the cells in given columns and rows, at an offset in units of their sides."""
+    params, transform, (start, size) = arguments
+    i, j = start[0] + step * column + oi * size[0], start[1] + step * row + oj * size[1]
+    return brightness(model, params, transform, i, j)
+
+
+def _scan(sample, planes, nodes, layout, dtype):
+    """Weighted sums of all planes of ``sample(column, row, oi, oj)`` over the nodes."""
+    ny, nx, _ = layout
+    column = jnp.broadcast_to(jnp.arange(nx, dtype=dtype)[None, :], (ny, nx))
+    row = jnp.broadcast_to(jnp.arange(ny, dtype=dtype)[:, None], (ny, nx))
+
+    # One sample of all pixels at a time, added up as it comes: an axis of samples would not fit into the cache,
+    # and is 6 to 10 times slower.
+    def add(totals, node):
+        oi, oj = jnp.broadcast_to(node[0], (ny, nx)), jnp.broadcast_to(node[1], (ny, nx))
+        return [total + node[2] * plane for total, plane in zip(totals, sample(column, row, oi, oj), strict=True)], None
+
+    totals = [jnp.zeros((ny, nx), dtype)] * planes
+    return jax.lax.scan(add, totals, jnp.asarray(nodes, dtype))[0]
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ ORDER = [
     "models.special",
     "models",
     "edges",
+    "pointwise",
     "refine",
     "sampling",
     "convolution",
