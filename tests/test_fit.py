@@ -6,7 +6,6 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from numpy.testing import assert_allclose
 
 import jaxphot as jp
@@ -288,6 +287,8 @@ def test_bounds_of_a_vector():
     assert fit.status == lm.CONVERGED
     assert list(np.asarray(fit.at_bound["galaxy"]["center"])) == [True, False]
     assert_allclose(fit.params["galaxy"]["center"][0], 9.0)
+    assert jp.status_message(fit) == "converged; at a bound: galaxy.center[0]"
+    assert not np.any(flat(fit.undetermined))
     assert np.isnan(fit.stderr["galaxy"]["center"][0])
     assert np.isfinite(fit.stderr["galaxy"]["center"][1])
 
@@ -427,6 +428,8 @@ def test_status_of_undetermined_parameters():
     fit = jp.fit(model, start, simple_image(), sampling=QUAD)
     assert fit.status == lm.SINGULAR
     assert "singular" in jp.status_message(fit.status)
+    assert jp.status_message(fit).endswith("not determined: sky.I0, veil.I0")
+    assert [name for name, value in names_and_values(fit.undetermined).items() if value] == ["sky.I0", "veil.I0"]
     assert np.isnan(fit.stderr["sky"]["I0"])
     assert np.isnan(fit.stderr["veil"]["I0"])
     assert np.all(np.isfinite(flat(fit.stderr["galaxy"])))
@@ -503,100 +506,34 @@ def test_value_and_derivatives_cost_few_traces():
     assert len(traces) <= 2
 
 
-# --- batches --------------------------------------------------------------------------------------------------------
+# --- lanes ----------------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def batch():
-    images = [observe(SIMPLE, SIMPLE_TRUTH, seed) for seed in range(6)]
-    rng = np.random.default_rng(9)
-    starts = {
-        "galaxy": {
-            "center": SIMPLE_START["galaxy"]["center"] + rng.uniform(-1, 1, (6, 2)),
-            "q": rng.uniform(0.4, 0.9, 6),
-            "PA": rng.uniform(0, 3, 6),
-            "sigma": rng.uniform(1.5, 3, 6),
-            "flux": rng.uniform(100, 400, 6),
-        },
-        "sky": {"I0": np.full(6, 1.0)},
-    }
-    return starts, jp.stack_images(images)
-
-
-@functools.cache
-def mapped():
-    return jax.jit(jax.vmap(lambda start, image: fit_simple(image, start)))
-
-
-def lane(tree, k):
-    return jax.tree.map(lambda leaf: leaf[k], tree)
-
-
-def test_vmap_and_fit_batch_are_a_loop():
-    starts, images = batch()
-    lanes = mapped()(starts, images)
+def test_vmap_is_a_loop_and_a_bad_lane_touches_nobody():
+    """Neighbours are bit-identical to a run with good pixels, or a good start, in the bad one's place."""
+    images = jp.stack_images([observe(SIMPLE, SIMPLE_TRUTH, seed) for seed in range(4)])
+    starts = jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * 4), SIMPLE_START)
+    mapped = jax.jit(jax.vmap(lambda start, image: fit_simple(image, start)))
+    lanes = mapped(starts, images)
     assert lanes.names == fit_simple(simple_image()).names
     assert np.all(lanes.status == lm.CONVERGED)
-    chunks = jp.fit_batch(SIMPLE, starts, images, sampling=QUAD, chunk=4, progress=False)
-    listed = jp.fit_batch(SIMPLE, starts, jp.unstack_images(images), sampling=QUAD, chunk=4, progress=False)
-    assert_same(chunks, listed)
-    assert chunks.covariance.shape == (6, 7, 7)
     for k, image in enumerate(jp.unstack_images(images)):
-        alone = fit_simple(image, lane(starts, k))
-        assert_close(lane(lanes, k), alone, rtol=1e-9)
-        assert_close(lane(chunks, k), alone, rtol=1e-9)
+        alone = fit_simple(image)
+        assert_close(jax.tree.map(lambda leaf, k=k: leaf[k], lanes), alone, rtol=1e-9)
         assert int(lanes.steps[k]) == int(alone.steps)
-
-
-def spoil(images, row, how):
-    if how == "data":
-        return replace(images, data=images.data.at[row].set(jnp.nan))
-    return replace(images, ivar=images.ivar.at[row].set(0.0))
-
-
-@pytest.mark.parametrize(("how", "status"), [("data", lm.NO_DATA), ("ivar", lm.NO_DATA), ("start", lm.NON_FINITE)])
-def test_one_bad_lane_says_so_and_touches_nobody(how, status):
-    """Its neighbours are bit-identical to a run of the same size with good pixels in its place."""
-    starts, images = batch()
-    bad_starts, bad_images = starts, images
-    if how == "start":
-        galaxy = {**starts["galaxy"], "sigma": np.where(np.arange(6) == 2, np.nan, starts["galaxy"]["sigma"])}
-        bad_starts = {**starts, "galaxy": galaxy}
-    else:
-        bad_images = spoil(images, 2, how)
-    others = np.array([0, 1, 3, 4, 5])
-    for run in (mapped(), functools.partial(jp.fit_batch, SIMPLE, sampling=QUAD, chunk=4, progress=False)):
-        good, bad = run(starts, images), run(bad_starts, bad_images)
+    others = np.array([0, 1, 3])
+    lost = jax.tree.map(np.copy, starts)
+    lost["galaxy"]["sigma"][2] = np.nan
+    for status, start, image in (
+        (lm.NO_DATA, starts, replace(images, data=images.data.at[2].set(jnp.nan))),
+        (lm.NO_DATA, starts, replace(images, ivar=images.ivar.at[2].set(0.0))),
+        (lm.NON_FINITE, lost, images),
+    ):
+        bad = mapped(start, image)
         assert int(bad.status[2]) == status
-        assert np.all(np.isnan(flat(lane(bad.stderr, 2))))
-        assert np.all(good.status == lm.CONVERGED)
-        assert_same(good, bad, others)
-
-
-def test_fit_batch_broadcasts():
-    starts, images = batch()
-    shared = jp.fit_batch(SIMPLE, SIMPLE_START, images, sampling=QUAD, chunk=4, progress=False)
-    repeated = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (6, *np.shape(leaf))), SIMPLE_START)
-    assert_same(shared, jp.fit_batch(SIMPLE, repeated, images, sampling=QUAD, chunk=4, progress=False))
-    levels = np.linspace(1.0, 2.0, 6)
-    fixed = {"sky": {"I0": levels}, "galaxy": {"q": 0.6}}
-    bounds = {"galaxy": {"sigma": (np.full(6, 0.5), 40.0), "center": ([0.0, 0.0], np.full((6, 2), 30.0))}}
-    fits = jp.fit_batch(SIMPLE, starts, images, sampling=QUAD, chunk=4, progress=False, fixed=fixed, bounds=bounds)
-    assert_allclose(fits.params["sky"]["I0"], levels)
-    assert_allclose(fits.params["galaxy"]["q"], 0.6)
-    assert fits.names == ("galaxy.PA", "galaxy.center[0]", "galaxy.center[1]", "galaxy.flux", "galaxy.sigma")
-    own = {"sky": {"I0": levels[4]}, "galaxy": {"q": 0.6}}
-    alone_bounds = {"galaxy": {"sigma": (0.5, 40.0), "center": ([0.0, 0.0], [30.0, 30.0])}}
-    alone = fit_simple(jp.unstack_images(images)[4], lane(starts, 4), fixed=own, bounds=alone_bounds)
-    assert_close(lane(fits, 4), alone, rtol=1e-9)
-
-
-def test_fit_batch_shows_progress(capsys):
-    starts, images = batch()
-    jp.fit_batch(SIMPLE, starts, images, sampling=QUAD, chunk=4)
-    assert "6/6" in capsys.readouterr().err
-    jp.fit_batch(SIMPLE, starts, images, sampling=QUAD, chunk=4, progress=False)
-    assert capsys.readouterr().err == ""
+        assert np.all(np.isnan(flat(jax.tree.map(lambda leaf: leaf[2], bad.stderr))))
+        assert np.all(flat(jax.tree.map(lambda leaf: leaf[2], bad.undetermined)))
+        assert_same(lanes, bad, others)
 
 
 # --- the statistics of 300 ------------------------------------------------------------------------------------------

@@ -352,6 +352,9 @@ def _dispatch(run, chunks, workers, report):
                 if len(waiting) > len(workers):
                     collect(wait(waiting, return_when=FIRST_COMPLETED).done)
             collect(wait(waiting).done)
+        except ItemError:  # the images before it are as good as any
+            collect(wait(waiting).done)
+            raise
         except BaseException:
             begun = [future for future in waiting if not future.cancel()]
             collect([future for future in begun if future.exception() is None])

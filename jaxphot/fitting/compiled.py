@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxphot.fitting.problem import make_problem
@@ -85,9 +86,7 @@ def compile_fit(model, *, like, params=None, **options):
     if not example:
         raise ValueError("params: the model does not declare its parameters; pass an example of them")
     shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-            leaf.shape if isinstance(leaf, Parameter) else jax.numpy.shape(leaf), like.dtype
-        ),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape if isinstance(leaf, Parameter) else np.shape(leaf), like.dtype),
         example,
         is_leaf=lambda leaf: isinstance(leaf, (Parameter, list, tuple)),
     )

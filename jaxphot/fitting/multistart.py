@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxphot.fitting import lm
-from jaxphot.fitting.amplitudes import find_amplitudes
-from jaxphot.fitting.solve import domain_of
-from jaxphot.likelihood import Gaussian
+from jaxphot.fitting.solve import amplitudes_of, domain_of
 from jaxphot.parameters import describe, parameters
 from jaxphot.pytree import leaves_with_names
 
@@ -71,9 +69,8 @@ def _scales(setup, lane, z):
         else:
             relative[numbers] = _RELATIVE
     own[np.ravel(coordinates.pairs).astype(int)] = _SHEAR
-    if isinstance(setup.likelihood, Gaussian):
-        amplitudes = find_amplitudes(setup.model, coordinates, setup.bounded)
-        relative[[] if amplitudes is None else list(amplitudes.linear)] = 0  # solved exactly wherever they start
+    amplitudes = amplitudes_of(setup)
+    relative[[] if amplitudes is None else list(amplitudes.linear)] = 0  # solved exactly wherever they start
     scales = jnp.asarray(own, z.dtype) + jnp.asarray(relative, z.dtype) * jnp.abs(z)
     if not positions:
         return scales

@@ -218,7 +218,30 @@ def begin(setup, lane):
     """
     coordinates = setup.coordinates
     start = coordinates.flatten(_take(lane.start, coordinates.paths), lane.image.dtype)
-    return lm.init(domain_of(setup, lane).project(coordinates.to_internal(start)))
+    z = _lit(setup, lane.image, coordinates.to_internal(start))
+    return lm.init(domain_of(setup, lane).project(z))
+
+
+def _lit(setup, image, z):
+    """A start whose amplitudes are not 0: there a component's other parameters would have no derivatives.
+
+    Any other value will do, as amplitudes are solved for at the first evaluation; this has the unit of the data.
+    """
+    amplitudes = amplitudes_of(setup)
+    if amplitudes is None or not amplitudes.scales:
+        return z
+    own = np.unique([number for _, number in amplitudes.scales])
+    good = ~image.mask
+    count = jnp.maximum(jnp.sum(good, dtype=z.dtype), 1)
+    level = jnp.sqrt(jnp.sum(jnp.where(good, image.data, 0) ** 2) / count)
+    return z.at[own].set(jnp.where(z[own] == 0, level, z[own]))
+
+
+def amplitudes_of(setup):
+    """The `Amplitudes` that are solved exactly, or None."""
+    if not isinstance(setup.likelihood, Gaussian):
+        return None
+    return find_amplitudes(setup.model, setup.coordinates, setup.bounded)
 
 
 def advance(setup, lane, state, steps):
