@@ -7,7 +7,7 @@ pytrees; a batch is `jax.vmap` over one jit-compiled Levenberg–Marquardt step.
 import importlib
 
 from jaxphot import fitting, likelihood, models, sampling
-from jaxphot.fitting.batch import fit_batch
+from jaxphot.fitting.batch import BatchError, fit_batch
 from jaxphot.fitting.compiled import compile_fit, enable_compilation_cache
 from jaxphot.fitting.solve import Fit, fit, status_message
 from jaxphot.image import (
@@ -51,6 +51,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "BatchError",
     "Fit",
     "Image",
     "PSF",

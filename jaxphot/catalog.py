@@ -52,8 +52,9 @@ def to_table(fit, ids=None, *, model=None, zeropoint=None, unit=""):
         `id`; for every scalar parameter its value (``galaxy.n``, ``galaxy.center[0]``, …; angles in degrees) and, where
         it was free, its standard error (``galaxy.n_err``; NaN where held at a bound or not determined); `chi2`, `dof`,
         `steps`, `status` and `message`, the same in words; `failed`: the fit did not converge to a determined solution;
-        `at_bound`: which parameters are held at a bound, or "none"; `round`: the position angle means nothing. Where
-        there were no data or nothing finite to fit, the values are NaN.
+        `at_bound`, `undetermined`: which parameters are held at a bound, or not determined by the data, or "none";
+        `round`: the position angle means nothing; `multimodal`: another start found another minimum. Where there were
+        no data or nothing finite to fit, the values are NaN.
 
     Examples
     --------
@@ -89,8 +90,10 @@ def to_table(fit, ids=None, *, model=None, zeropoint=None, unit=""):
         table[name] = np.asarray(getattr(fit, name))
     table["message"] = status_message(status)
     table["failed"] = status != lm.CONVERGED
-    table["at_bound"] = _at_bound(fit, count)
+    table["at_bound"] = _marked(fit.at_bound, count)
+    table["undetermined"] = _marked(fit.undetermined, count)
     table["round"] = np.asarray(fit.round)
+    table["multimodal"] = np.asarray(fit.multimodal)
     return table
 
 
@@ -179,10 +182,10 @@ def _add_magnitude(table, key, column, error, zeropoint, unit):
         table[f"{key}_mag_err"] = np.asarray(flux_err_to_mag_err(positive, np.asarray(error, np.float64))) * shown
 
 
-def _at_bound(fit, count):
-    """Names of the parameters held at a bound, in one string a row; "none" rather than nothing, which ECSV masks."""
+def _marked(tree, count):
+    """Names of the parameters marked in a tree, in one string a row; "none" rather than nothing, which ECSV masks."""
     rows = [[] for _ in range(count)]
-    for name, leaf in leaves_with_names(fit.at_bound) if fit.at_bound else ():
+    for name, leaf in leaves_with_names(tree) if tree else ():
         held = np.asarray(leaf).reshape(count, -1)
         for number, key in enumerate(scalar_names(name, np.shape(leaf)[1:])):
             for row in np.flatnonzero(held[:, number]):

@@ -106,7 +106,18 @@ def test_table_of_one_fit(single):
     table = jp.to_table(single, "NGC 1")
     assert len(table) == 1
     expected = ["id"] + [name for key in FREE for name in (key, f"{key}_err")] + ["sky.I0"]
-    expected += ["chi2", "dof", "steps", "status", "message", "failed", "at_bound", "round"]
+    expected += [
+        "chi2",
+        "dof",
+        "steps",
+        "status",
+        "message",
+        "failed",
+        "at_bound",
+        "undetermined",
+        "round",
+        "multimodal",
+    ]
     assert table.colnames == expected
     row, best, error = table[0], single.params["galaxy"], single.stderr["galaxy"]
     assert row["id"] == "NGC 1"
@@ -128,7 +139,7 @@ def test_units(single):
     assert units["galaxy.Ie"] == units["sky.I0"] == u.arcsec**-2
     assert units["galaxy.n"] == units["galaxy.q"] == units["chi2"] == u.dimensionless_unscaled
     # every number but counts and codes has a unit
-    plain = {"dof", "steps", "status", "message", "failed", "at_bound", "round"}
+    plain = {"dof", "steps", "status", "message", "failed", "at_bound", "undetermined", "round", "multimodal"}
     assert set(table.colnames) - set(units) == plain
     assert jp.to_table(single, unit="adu")["galaxy.Ie"].unit == u.adu / u.arcsec**2
     assert jp.to_table(single, unit=u.nmgy, model=MODEL)["sky.I0"].unit == u.nmgy / u.arcsec**2

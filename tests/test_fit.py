@@ -429,7 +429,10 @@ def test_status_of_undetermined_parameters():
     assert fit.status == lm.SINGULAR
     assert "singular" in jp.status_message(fit.status)
     assert jp.status_message(fit).endswith("not determined: sky.I0, veil.I0")
-    assert [name for name, value in names_and_values(fit.undetermined).items() if value] == ["sky.I0", "veil.I0"]
+    assert [name for name, value in names_and_values(fit.undetermined).items() if np.any(value)] == [
+        "sky.I0",
+        "veil.I0",
+    ]
     assert np.isnan(fit.stderr["sky"]["I0"])
     assert np.isnan(fit.stderr["veil"]["I0"])
     assert np.all(np.isfinite(flat(fit.stderr["galaxy"])))

@@ -233,7 +233,7 @@ def _lit(setup, image, z):
     own = np.unique([number for _, number in amplitudes.scales])
     good = ~image.mask
     count = jnp.maximum(jnp.sum(good, dtype=z.dtype), 1)
-    level = jnp.sqrt(jnp.sum(jnp.where(good, image.data, 0) ** 2) / count)
+    level = jnp.sum(jnp.where(good, jnp.abs(image.data), 0)) / count
     return z.at[own].set(jnp.where(z[own] == 0, level, z[own]))
 
 
