@@ -144,8 +144,6 @@ def _run(jaxpr, consts, inputs, tape):
         v for v in jaxpr.outvars if not isinstance(v, Literal)
     }
 
-    unnamed = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
-
     def read(variable):
         return _Early(variable.val, False) if isinstance(variable, Literal) else known[variable]
 
@@ -159,7 +157,8 @@ def _run(jaxpr, consts, inputs, tape):
             continue
         invars = list(dict.fromkeys(v for v in eqn.invars if not isinstance(v, Literal)))
         values = [read(v) for v in invars]
-        alone = jaxpr.replace(constvars=[], invars=invars, outvars=outvars, eqns=[eqn], debug_info=unnamed)
+        names = jaxpr.debug_info._replace(arg_names=("",) * len(invars), result_paths=("",) * len(outvars))
+        alone = jaxpr.replace(constvars=[], invars=invars, outvars=outvars, eqns=[eqn], debug_info=names)
         operation = _Operation(eqn, jaxpr_as_fun(ClosedJaxpr(alone, [])))
         if any(isinstance(value, _Late) for value in values):
             outs = [_Late() for _ in outvars]
@@ -200,7 +199,7 @@ class Planes(NamedTuple):
     count : int
         Planes: the value, and one for each scalar that is differentiated.
     sample : callable
-        ``sample(*places)`` → list of `count` arrays like the places.
+        ``sample(weight, *places)`` → list of `count` arrays, times the weight, for arrays of one dimension.
     weights : (count − 1,) array
         What the derivatives are multiplied with and summed to give the tangent.
     """
@@ -228,13 +227,14 @@ def linearize(function, arguments, tangents, places=2):
         return _forward(function, arguments, tangents)
     weights = jnp.concatenate([jnp.zeros(0, jnp.result_type(*arguments)), *(jnp.ravel(t) for t in parts.tangents)])
 
-    def sample(*places):
-        shape = jnp.broadcast_shapes(*(place.shape for place in places))
-        flat = [jnp.broadcast_to(place, shape).ravel() for place in places]
-        derive = jax.vmap(jax.value_and_grad(parts.late), (None, *[0] * len(places)))
-        value, gradients = derive(parts.residuals, *flat)
-        columns = [jnp.moveaxis(g.reshape(value.size, -1), 1, 0) for g in gradients]
-        return [plane.reshape(shape) for plane in (value, *(row for column in columns for row in column))]
+    def one(residuals, weight, *places):
+        value, pull = jax.vjp(lambda residuals: parts.late(residuals, *places), residuals)
+        return weight * value, pull(jnp.asarray(weight, value.dtype))[0]
+
+    def sample(weight, *places):
+        weighted, gradients = jax.vmap(one, (None, *[0] * (1 + len(places))))(parts.residuals, weight, *places)
+        columns = [gradient.reshape(weight.size, -1) for gradient in gradients]
+        return [weighted, *(column[:, k] for column in columns for k in range(column.shape[1]))]
 
     return Planes(1 + weights.size, sample, weights)
 
@@ -265,9 +265,9 @@ def _forward(function, arguments, tangents):
         for argument, lo, hi in zip(arguments, ends[:-1], ends[1:], strict=True)
     ]
 
-    def sample(*places):
+    def sample(weight, *places):
         def values(*arguments):
-            return function(list(arguments), *places)
+            return weight * function(list(arguments), *places)
 
         value, columns = jax.vmap(lambda *t: jax.jvp(values, tuple(arguments), t), out_axes=(None, 0))(*basis)
         return [value, *columns]

@@ -86,8 +86,8 @@ def integrate(model, tol, layout, params, transform, place):
     (ny, nx) array
     """
 
-    def sample(i, j):
-        return [brightness(model, params, transform, i, j)]
+    def sample(weight, i, j):
+        return [weight * brightness(model, params, transform, i, j)]
 
     return _means(sample, 1, tol, layout, _frame(params, transform), place)[0]
 
@@ -131,7 +131,7 @@ class Plan(NamedTuple):
 
 
 def _means(sample, planes, tol, layout, frame, place):
-    """Means of all planes that ``sample(i, j) → [array like i, …]`` gives, the first of which decides."""
+    """Means of all planes that ``sample(weight, i, j) → [array like i, …]`` gives, the first of which decides."""
     ny, nx, step = layout
     start, size = place
     orders, half = choose_orders(tol), size / 2
@@ -171,11 +171,12 @@ def _means(sample, planes, tol, layout, frame, place):
             lambda: _gauss_nodes(tables[0][:, :, block], centers, size),
         ]
         nodes = jax.lax.switch(kind, branches) if frame is not None else jax.lax.cond(kind == 0, *branches[::2])
-        values = sample(nodes[0], nodes[1])
-        sums = jnp.stack([jnp.where(share > 0, _sum(plane, nodes[2]) * share, 0) for plane in values])
+        values = sample(nodes[2].ravel(), nodes[0].ravel(), nodes[1].ravel())
+        totals = [_sum(plane.reshape(-1, width)) for plane in values]
+        sums = jnp.stack([jnp.where(share > 0, total * share, 0) for total in totals])
         place = jnp.minimum(turn, grid_turns) * length  # what is no sample of the grid goes behind it
         for number, plane in enumerate(values):
-            samples = jax.lax.dynamic_update_slice(samples, plane.reshape(1, length), (jnp.int32(number), place))
+            samples = jax.lax.dynamic_update_slice(samples, plane[None], (jnp.int32(number), place))
         return turn + 1, samples, refined.at[:, cell].add(sums)
 
     def go_through(phase, state):
@@ -195,16 +196,16 @@ def _means(sample, planes, tol, layout, frame, place):
     return jnp.where(share < 1, far(samples)[0] * (1 - share), 0) + refined.reshape(planes, ny, nx)
 
 
-def _sum(values, weights):
-    """Σ over the first axis, written out: one kernel, where XLA's own sum of a product would be several."""
-    total = values[0] * weights[0]
-    for k in range(1, len(values)):
-        total = total + values[k] * weights[k]
+def _sum(values):
+    """Σ over the first axis, written out: one kernel, where XLA's own sum would wake other threads."""
+    total = values[0]
+    for row in range(1, len(values)):
+        total = total + values[row]
     return total
 
 
 def _grid_nodes(layout, start, frame):
-    """(3, n) nodes: cells' centres with two rings around them, then some on the source's major axis; and no weights."""
+    """(3, n) nodes: cells' centres with two rings around them, then some on the source's major axis; weights 1."""
     ny, nx, step = layout
     i = start[0] + step * jnp.arange(-2, nx + 2, dtype=start.dtype)
     j = start[1] + step * jnp.arange(-2, ny + 2, dtype=start.dtype)
@@ -212,7 +213,7 @@ def _grid_nodes(layout, start, frame):
     if frame is not None:
         radii = jnp.asarray(RADII, start.dtype)
         nodes = jnp.concatenate([nodes, frame.center[:, None] + frame.axis[:, None] * radii[None, :]], axis=1)
-    return jnp.pad(nodes, ((0, 1), (0, 0)))
+    return jnp.concatenate([nodes, jnp.ones_like(nodes[:1])])
 
 
 def corrected_midpoint(samples, si, sj):

@@ -75,8 +75,8 @@ class Quadrature:
 def _add_up(model, nodes, layout, params, transform, place):
     """Weighted sum of samples of every cell: (ny, nx) array."""
 
-    def sample(*places):
-        return [_at_node(model, layout[2], (params, transform, place), *places)]
+    def sample(weight, *places):
+        return [weight * _at_node(model, layout[2], (params, transform, place), *places)]
 
     return _scan(sample, 1, nodes, layout, place[0].dtype)[0]
 
@@ -99,19 +99,21 @@ def _at_node(model, step, arguments, column, row, oi, oj):
 
 
 def _scan(sample, planes, nodes, layout, dtype):
-    """Weighted sums of all planes of ``sample(column, row, oi, oj)`` over the nodes."""
+    """Sums of all planes of ``sample(weight, column, row, oi, oj)`` over the nodes."""
     ny, nx, _ = layout
-    column = jnp.broadcast_to(jnp.arange(nx, dtype=dtype)[None, :], (ny, nx))
-    row = jnp.broadcast_to(jnp.arange(ny, dtype=dtype)[:, None], (ny, nx))
+    # flat, because in two dimensions XLA's loops are not always vectorised
+    column = jnp.tile(jnp.arange(nx, dtype=dtype), ny)
+    row = jnp.repeat(jnp.arange(ny, dtype=dtype), nx)
 
     # One sample of all pixels at a time, added up as it comes: an axis of samples would not fit into the cache,
     # and is 6 to 10 times slower.
     def add(totals, node):
-        oi, oj = jnp.broadcast_to(node[0], (ny, nx)), jnp.broadcast_to(node[1], (ny, nx))
-        return [total + node[2] * plane for total, plane in zip(totals, sample(column, row, oi, oj), strict=True)], None
+        oi, oj, weight = (jnp.broadcast_to(number, column.shape) for number in node)
+        planes = sample(weight, column, row, oi, oj)
+        return [total + plane for total, plane in zip(totals, planes, strict=True)], None
 
-    totals = [jnp.zeros((ny, nx), dtype)] * planes
-    return jax.lax.scan(add, totals, jnp.asarray(nodes, dtype))[0]
+    totals, _ = jax.lax.scan(add, [jnp.zeros(ny * nx, dtype)] * planes, jnp.asarray(nodes, dtype))
+    return [total.reshape(ny, nx) for total in totals]
 
 
 @dataclass(frozen=True)
