@@ -9,7 +9,8 @@ import importlib
 from jaxphot import fitting, likelihood, models, sampling
 from jaxphot.fitting.batch import BatchError, fit_batch
 from jaxphot.fitting.compiled import compile_fit, enable_compilation_cache
-from jaxphot.fitting.solve import Fit, fit, status_message
+from jaxphot.fitting.result import Fit, status_message
+from jaxphot.fitting.solve import fit
 from jaxphot.image import (
     Image,
     crop,

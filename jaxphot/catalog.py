@@ -16,7 +16,7 @@ from astropy.table import QTable, Table
 
 from jaxphot.fitting import lm
 from jaxphot.fitting.coordinates import scalar_names
-from jaxphot.fitting.solve import Fit, status_message
+from jaxphot.fitting.result import Fit, status_message
 from jaxphot.hdus import written_at_once
 from jaxphot.models import metrics, profiles, skies, special
 from jaxphot.parameters import Parameter, keyword_parameters, parameters

@@ -36,7 +36,7 @@ from jaxphot.drawing import (
     write_correlation,
 )
 from jaxphot.fitting.coordinates import scalar_names
-from jaxphot.fitting.solve import Fit
+from jaxphot.fitting.result import Fit
 from jaxphot.models.combinators import check_model
 from jaxphot.parameters import check_params, parameters
 from jaxphot.pytree import leaves_with_names

@@ -134,7 +134,7 @@ def test_domain_keeps_inside():
     lower[at["galaxy.q"]], upper[at["galaxy.q"]] = 0.3, 0.8
     lower[at["galaxy.n"]], upper[at["galaxy.n"]] = 0.1, 12.0
     lower[at["galaxy.Re"]] = 0.0
-    domain = coordinates.domain(jnp.asarray(lower), jnp.asarray(upper))
+    domain = coordinates.domain(coordinates.limits(jnp.asarray(lower), jnp.asarray(upper)))
     z = coordinates.to_internal(flat)
     assert_allclose(domain.project(z), z, rtol=1e-14)
     for q, wanted in ((0.01, 0.3), (0.99, 0.8), (0.5, 0.5)):

@@ -9,7 +9,8 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxphot.fitting.problem import make_problem
-from jaxphot.fitting.solve import complete_options, run_fit
+from jaxphot.fitting.result import unpack
+from jaxphot.fitting.solve import compile_ahead, complete_options
 from jaxphot.image import crop, difference
 from jaxphot.models.combinators import check_model
 from jaxphot.parameters import Parameter, parameters
@@ -50,7 +51,7 @@ class CompiledFit:
         setup, lane = make_problem(self._model, params, image, **self._options)
         if setup != self._setup:
             raise ValueError("params: their names and shapes are not those that this fit was compiled for")
-        return self._program(lane)
+        return unpack(setup.coordinates, lane.start, self._program(lane))
 
 
 def compile_fit(model, *, like, params=None, **options):
@@ -100,7 +101,7 @@ def compile_fit(model, *, like, params=None, **options):
     lane = jax.eval_shape(split, shapes, like)
     if options["window"] is not None:
         crop(like, options["window"])  # cutting is not part of the program: have its few operations compiled too
-    program = run_fit.lower(setups[0], lane).compile()
+    program = compile_ahead(setups[0], lane)
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
     return CompiledFit(model, abstract, options, setups[0], program)
 

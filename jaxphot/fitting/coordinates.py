@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxphot.numerics import array_namespace
 from jaxphot.parameters import Parameter
 from jaxphot.pytree import leaves_with_names
 
@@ -124,17 +125,32 @@ class Coordinates:
         chosen = jnp.asarray(self.logarithmic)
         return jnp.where(chosen, function(jnp.where(chosen, vector, 1)), vector)
 
-    def domain(self, lower, upper):
-        """The `Domain` of physical bounds (flat vectors)."""
-        chosen = jnp.asarray(self.logarithmic)
-        logarithm = jnp.log(jnp.maximum(jnp.stack([lower, upper]), 0))
-        low, high = jnp.where(chosen, logarithm, jnp.stack([lower, upper]))
-        if not self.pairs:
-            return Domain(low, high, (), None, None)
-        q, pa = np.asarray(self.pairs).T
-        inner = jnp.maximum(-jnp.log(jnp.minimum(upper[q], 1)), _roundest(lower.dtype))
-        both = np.concatenate([q, pa])
-        return Domain(low.at[both].set(-jnp.inf), high.at[both].set(jnp.inf), self.pairs, inner, -jnp.log(lower[q]))
+    def limits(self, lower, upper):
+        """Physical bounds (flat vectors, NumPy's or JAX's) in internal coordinates.
+
+        Returns
+        -------
+        lower, upper : (P,) arrays
+            A box; infinite for shears.
+        inner, outer : (K,) arrays
+            Radii of the rings of the K shears.
+        """
+        xp = array_namespace(lower, upper)
+        q = np.asarray([q for q, _ in self.pairs], int)
+        chosen, paired = np.asarray(self.logarithmic, bool), np.isin(np.arange(self.size), self.pairs)
+        box = []
+        for side, open_ in ((lower, -np.inf), (upper, np.inf)):
+            positive = xp.maximum(side, float(np.finfo(side.dtype).tiny))
+            inside = xp.where(chosen, xp.where(side > 0, xp.log(positive), -np.inf), side)
+            box.append(xp.where(paired, open_, inside).astype(side.dtype))
+        inner = xp.maximum(-xp.log(xp.minimum(upper[q], 1)), _roundest(lower.dtype))
+        outer = -xp.log(xp.maximum(lower[q], float(np.finfo(lower.dtype).tiny)))
+        return *box, inner.astype(lower.dtype), outer.astype(lower.dtype)
+
+    def domain(self, limits):
+        """The `Domain` of what `limits` returned."""
+        lower, upper, inner, outer = limits
+        return Domain(lower, upper, self.pairs, inner, outer)
 
 
 def _roundest(dtype):

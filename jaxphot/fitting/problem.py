@@ -10,6 +10,7 @@ from jaxphot.fitting.coordinates import Coordinates, make_coordinates
 from jaxphot.image import crop
 from jaxphot.likelihood import Poisson, check_likelihood, gaussian
 from jaxphot.models.combinators import check_model
+from jaxphot.numerics import array_namespace
 from jaxphot.parameters import check_params, describe, parameters
 from jaxphot.pytree import is_concrete, leaves_with_names, update
 from jaxphot.render import check_image
@@ -46,14 +47,14 @@ class Lane(NamedTuple):
     start : dict
         Complete tree of parameters.
     image : Image
-    limits : dict
-        (lower, upper) of every free parameter, by key path.
+    limits : tuple of arrays
+        Bounds in internal coordinates, as `Coordinates.limits` makes them.
     rtol, max_steps : scalars
     """
 
     start: dict
     image: object
-    limits: dict
+    limits: tuple
     rtol: object
     max_steps: object
 
@@ -97,7 +98,7 @@ def _check_gain(likelihood, image):
 
 
 def _parameters(model, params, fixed, bounds, dtype):
-    """Canonical start, coordinates, key paths that the user bounds, and (lower, upper) of every free parameter."""
+    """Canonical start, coordinates, key paths that the user bounds, and bounds in internal coordinates."""
     declared = parameters(model)
     fixed = {} if fixed is None else fixed
     values = _fixed_values(fixed, params)
@@ -110,8 +111,11 @@ def _parameters(model, params, fixed, bounds, dtype):
     _check_inside(start, limits, fixed_names)
     bounded = [name for name, (_, _, is_users) in limits.items() if is_users]
     coordinates = make_coordinates(described, fixed_names, bounded)
-    free = {path: limits[path][:2] for path, _ in coordinates.paths}
-    return start, coordinates, tuple(name for name in bounded if name in free), free
+    free = [limits[path][:2] for path, _ in coordinates.paths]
+    xp = array_namespace(free)
+    sides = (xp.concatenate([np.zeros(0, dtype), *(xp.ravel(pair[k]) for pair in free)]) for k in (0, 1))
+    users = tuple(path for path, _ in coordinates.paths if path in bounded)
+    return start, coordinates, users, coordinates.limits(*sides)
 
 
 def _fixed_values(fixed, params):

@@ -11,109 +11,12 @@ from jaxphot.fitting import lm
 from jaxphot.fitting.amplitudes import find_amplitudes
 from jaxphot.fitting.covariance import physical_covariance
 from jaxphot.fitting.problem import make_problem
+from jaxphot.fitting.result import Outcome, unpack
 from jaxphot.likelihood import Gaussian
-from jaxphot.pytree import leaves_with_names, pytree, static_field, update
+from jaxphot.pytree import is_concrete, leaves_with_names, update
 from jaxphot.render import DEFAULT_SAMPLING, apply, prepare
 
-MESSAGES = {
-    lm.CONVERGED: "converged",
-    lm.MAX_STEPS: "stopped at max_steps before it converged",
-    lm.STALLED: "stalled: no step lowers the loss, but it is not at a minimum",
-    lm.SINGULAR: "singular: the data do not determine all parameters (their stderr is NaN)",
-    lm.NON_FINITE: "non-finite model, data or derivative at the start",
-    lm.NO_DATA: "no data: every pixel is masked, NaN or has ivar 0",
-}
-
-
-@pytree
-class Fit:
-    """The result of a fit; in a batch every array has a leading axis.
-
-    Attributes
-    ----------
-    params : dict
-        Complete tree of best parameters, fixed ones included.
-    stderr : dict
-        Standard errors of the free ones; NaN where held at a bound or not determined.
-    covariance : (P, P) array
-        Of the free scalars, ordered as `names`.
-    names : tuple of str
-        ``galaxy.PA``, ``galaxy.center[0]``, … (static).
-    chi2 : scalar
-        Twice the loss: χ² for Gaussian noise, the deviance for others.
-    dof : int scalar
-        Pixels used less P.
-    steps, evaluations : int scalars
-        Trials made, and evaluations of model and Jacobian.
-    status : int scalar
-        In words: `status_message`.
-    at_bound : dict
-        True where a free parameter is held at a bound.
-    undetermined : dict
-        True where the data do not determine a free parameter, alone or together with others that are marked too.
-    round : bool scalar
-        An axis ratio is closer to 1 than its error; its position angle means nothing (stderr π/√12).
-    multimodal : bool scalar
-        Another start converged to another minimum (`fit_batch` with ``starts=``).
-    """
-
-    params: dict
-    stderr: dict
-    covariance: jax.Array
-    chi2: jax.Array
-    dof: jax.Array
-    steps: jax.Array
-    evaluations: jax.Array
-    status: jax.Array
-    at_bound: dict
-    undetermined: dict
-    round: jax.Array
-    multimodal: jax.Array
-    names: tuple = static_field(default=())
-
-
-def status_message(fit):
-    """How a fit ended, in words; a list of them for a batch.
-
-    Parameters
-    ----------
-    fit : Fit or int or array of int
-        A `Fit` also says which parameters are not determined or at a bound, and whether other starts ended elsewhere.
-
-    Returns
-    -------
-    str or list of str
-
-    Examples
-    --------
-    >>> status_message(0)
-    'converged'
-    """
-    if isinstance(fit, Fit):
-        messages = np.atleast_1d(fit.status).tolist()
-        messages = [_in_words(code) + more for code, more in zip(messages, _remarks(fit), strict=True)]
-        return messages if np.ndim(fit.status) else messages[0]
-    codes = np.asarray(fit)
-    return [_in_words(code) for code in codes.tolist()] if codes.ndim else _in_words(int(codes))
-
-
-def _in_words(code):
-    return MESSAGES.get(code, f"unknown status {code}")
-
-
-def _remarks(fit):
-    """What there is to add to the status of every fit."""
-    count = np.size(fit.status)
-    remarks = [""] * count
-    for words, tree in (("not determined", fit.undetermined), ("at a bound", fit.at_bound)):
-        columns = [np.asarray(leaf).reshape(count, -1) for _, leaf in leaves_with_names(tree)] if tree else []
-        marked = np.concatenate([np.zeros((count, 0), bool), *columns], axis=1)
-        for row in np.flatnonzero(marked.any(axis=1)):
-            which = [name for name, is_marked in zip(fit.names, marked[row], strict=True) if is_marked]
-            remarks[row] += f"; {words}: {', '.join(which)}"
-    for row in np.flatnonzero(np.asarray(fit.multimodal)):
-        remarks[row] += "; other starts found another minimum"
-    return remarks
+_QUICK = 128**2  # pixels up to which a single fit takes longer to compile than to run
 
 
 def fit(
@@ -176,7 +79,8 @@ def fit(
     >>> round(float(result.params["I0"]), 3), round(float(result.stderr["I0"]), 3)
     (3.0, 0.125)
     """
-    return run_fit(*make_problem(**locals()))  # every argument under its own name
+    setup, lane = make_problem(**locals())  # every argument under its own name
+    return unpack(setup.coordinates, lane.start, run_fit(setup, lane))
 
 
 def complete_options(function, given):
@@ -188,9 +92,8 @@ def complete_options(function, given):
     return {**known, **given}
 
 
-@partial(jax.jit, static_argnums=0)
 def run_fit(setup, lane):
-    """The `Fit` of a problem that `make_problem` checked.
+    """Solve a problem that `make_problem` checked.
 
     Parameters
     ----------
@@ -199,9 +102,42 @@ def run_fit(setup, lane):
 
     Returns
     -------
-    Fit
+    Outcome
     """
-    return finish(setup, lane, advance(setup, lane, begin(setup, lane), lane.max_steps))
+    return _program(setup, lane) if _is_long(lane) else _quickly_compiled(setup, lane)
+
+
+def _solve(setup, lane):
+    return judge(setup, lane, advance(setup, lane, begin(setup, lane), lane.max_steps))
+
+
+_program = jax.jit(_solve, static_argnums=0)
+_quick_program = jax.jit(_solve, static_argnums=0, compiler_options={"xla_cpu_use_fusion_emitters": False})
+
+
+def compile_ahead(setup, lane):
+    """The compiled program of a problem, from a lane of arrays or of their shapes: ``program(lane) → Outcome``."""
+    return _program.lower(setup, lane).compile()
+
+
+def _is_long(lane):
+    """Running takes longer than compiling, or this is a part of somebody's program, which has its own options."""
+    leaves = jax.tree.leaves(lane)
+    return lane.image.data.size > _QUICK or not is_concrete(*leaves) or jax.default_backend() != "cpu"
+
+
+def _quickly_compiled(setup, lane):
+    """Compiled by XLA's older code generator for CPUs: in half the time, to a slower program.
+
+    A single fit of a small image is over in milliseconds, its compilation in seconds. A jaxlib that no longer knows the
+    option says so; then the usual program is compiled.
+    """
+    try:
+        return _quick_program(setup, lane)
+    except jax.errors.JaxRuntimeError as error:
+        if "compile option" not in str(error):
+            raise
+        return _program(setup, lane)
 
 
 def begin(setup, lane):
@@ -258,7 +194,6 @@ def advance(setup, lane, state, steps):
     def pixels(physical):
         return apply(prepared, setup.model, update(lane.start, setup.coordinates.unflatten(physical)))
 
-    quadratic = isinstance(setup.likelihood, Gaussian)
     return lm.resume(
         pixels,
         state,
@@ -266,18 +201,13 @@ def advance(setup, lane, state, steps):
         loss=partial(setup.likelihood.terms, image=lane.image),
         domain=domain_of(setup, lane),
         rtol=lane.rtol,
-        amplitudes=find_amplitudes(setup.model, setup.coordinates, setup.bounded) if quadratic else None,
+        amplitudes=amplitudes_of(setup),
         evaluate=partial(lm.normal_equations, coordinates=setup.coordinates),
     )
 
 
-def finish(setup, lane, state):
-    """The `Fit` of a state.
-
-    Returns
-    -------
-    Fit
-    """
+def judge(setup, lane, state):
+    """The `Outcome` of a state."""
     coordinates = setup.coordinates
     good = jnp.sum(~lane.image.mask, dtype=jnp.int32)
     if coordinates.size == 0:
@@ -288,33 +218,29 @@ def finish(setup, lane, state):
         covariance = covariance * (2 * state.loss / jnp.maximum(dof, 1).astype(state.loss.dtype))
     status = jnp.where(state.status == lm.RUNNING, lm.MAX_STEPS, state.status)
     singular = (status == lm.CONVERGED) & jnp.any(undetermined)
-    return Fit(
-        params=update(lane.start, coordinates.unflatten(coordinates.from_internal(state.params))),
-        stderr=coordinates.unflatten(jnp.sqrt(jnp.diagonal(covariance))),
+    return Outcome(
+        physical=coordinates.from_internal(state.params),
+        stderr=jnp.sqrt(jnp.diagonal(covariance)),
+        held=state.held,
+        undetermined=undetermined,
         covariance=covariance,
         chi2=2 * state.loss,
         dof=dof,
         steps=state.steps,
         evaluations=state.evaluations,
         status=jnp.where(singular, lm.SINGULAR, status),
-        at_bound=coordinates.unflatten(state.held),
-        undetermined=coordinates.unflatten(undetermined),
         round=is_round,
-        multimodal=jnp.zeros((), bool),
-        names=coordinates.names,
     )
+
+
+def finish(setup, lane, state):
+    """The `Fit` of a state."""
+    return unpack(setup.coordinates, lane.start, judge(setup, lane, state))
 
 
 def domain_of(setup, lane):
     """Bounds in internal coordinates: the `Domain` of a lane."""
-    dtype = lane.image.dtype
-    sides = [
-        jnp.concatenate(
-            [jnp.zeros(0, dtype), *(jnp.ravel(lane.limits[path][side]) for path, _ in setup.coordinates.paths)]
-        )
-        for side in (0, 1)
-    ]
-    return setup.coordinates.domain(*sides)
+    return setup.coordinates.domain(lane.limits)
 
 
 def _take(tree, paths):
@@ -335,18 +261,17 @@ def _nothing_free(setup, lane, good):
     value = apply(prepare(lane.image, setup.sampling), setup.model, lane.start)
     total = 2 * jnp.sum(setup.likelihood.terms(value, lane.image).loss)
     status = jnp.where(jnp.isfinite(total), lm.CONVERGED, lm.NON_FINITE)
-    zero = jnp.zeros((), jnp.int32)
-    return Fit(
-        params=lane.start,
-        stderr={},
+    zero, none = jnp.zeros((), jnp.int32), jnp.zeros(0, value.dtype)
+    return Outcome(
+        physical=none,
+        stderr=none,
+        held=none > 0,
+        undetermined=none > 0,
         covariance=jnp.zeros((0, 0), value.dtype),
         chi2=total,
         dof=good,
         steps=zero,
         evaluations=zero + 1,
         status=jnp.where(good == 0, lm.NO_DATA, status).astype(jnp.int32),
-        at_bound={},
-        undetermined={},
         round=jnp.zeros((), bool),
-        multimodal=jnp.zeros((), bool),
     )
