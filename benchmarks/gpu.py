@@ -77,16 +77,20 @@ def row(dtype, rule, psf, count, speed):
 
 def on_device(model, start, images, sampling, fits):
     """Fits a second of one chunk whose data are on the device already."""
-    from jaxphot.fitting import batch
+    from jaxphot.fitting.schedules import Task, run_stepped
 
     size = min(len(images.data), 16384)
     cut = jax.tree.map(lambda leaf: leaf[:size], (start, images))
-    lanes = {"params": cut[0], "fixed": {}, "bounds": {}, "image": cut[1], "real": jnp.ones(size, bool)}
-    task = (model, (("sampling", sampling),))
+    lanes = {
+        "params": cut[0], "fixed": {}, "bounds": {}, "image": cut[1], "real": jnp.ones(size, bool),
+        "rtol": jnp.full(size, 1e-3), "max_steps": jnp.full(size, 100, jnp.int32),
+    }  # fmt: skip
+    options = {"likelihood": None, "sampling": sampling, "scale_covariance": False, "window": None}
+    task = Task(model, tuple(options.items()), (images.data.dtype.name,), 1)
     try:
-        jax.block_until_ready(batch._run_stepped(task, lanes))
+        jax.block_until_ready(run_stepped(task, lanes))
         began = time.perf_counter()
-        jax.block_until_ready(batch._run_stepped(task, lanes))
+        jax.block_until_ready(run_stepped(task, lanes))
     except jax.errors.JaxRuntimeError:
         return "–"
     return f"{size / (time.perf_counter() - began):.0f}"
