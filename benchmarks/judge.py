@@ -8,7 +8,7 @@ import resource
 import subprocess
 import sys
 import time
-from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,9 @@ from peers import MALLOC, Outcome
 import jaxphot as jp
 
 GALAXY = jp.scene(galaxy=jp.models.sersic)
+WITH_SKY = jp.scene(galaxy=jp.models.sersic, sky=jp.models.plane_sky)
 EXACT = jp.sampling.adaptive(1e-6)
+CONVOLVE_CELLS = False  # set by batch.py's --cells before anything is drawn
 
 
 def cut(tree, few):
@@ -63,31 +65,44 @@ def _arrays(tree):
 # ----------------------------------------------------------------------------------------------------- exact data
 
 
-def exact(params, shape, stamp):
-    """One exact image: integrals over pixels of a wider frame, convolved with the stamp's values as they are."""
-    reach = 0 if stamp is None else stamp.shape[0] // 2
-    with jax.ensure_compile_time_eval():
-        frame = jp.make_image(np.zeros(shape), std=1.0)
-        blank = jp.make_image(np.zeros((shape[0] + 2 * reach, shape[1] + 2 * reach)), std=1.0)
+class Frame(NamedTuple):
+    """Where exact images are drawn: a blank image with the PSF, or a wider one without and the stamp beside it."""
+
+    image: jp.Image
+    stamp: jax.Array | None
+
+
+def make_frame(shape, stamp):
+    """For `exact`; made outside `jit`."""
+    if stamp is None or not CONVOLVE_CELLS:
+        return Frame(jp.make_image(np.zeros(shape), std=1.0, psf=stamp), None)
+    wide = tuple(side + stamp.shape[0] - 1 for side in shape)
+    return Frame(jp.make_image(np.zeros(wide), std=1.0), jnp.asarray(stamp / stamp.sum()))
+
+
+def exact(params, frame):
+    """One exact image."""
+    if frame.stamp is None:
+        return jp.render(WITH_SKY if "sky" in params else GALAXY, params, frame.image, EXACT)
+    reach = frame.stamp.shape[0] // 2
     galaxy = params["galaxy"] | {"center": params["galaxy"]["center"] + reach}
-    pixels = jp.render(jp.models.sersic, galaxy, blank, EXACT)
-    if stamp is not None:
-        pixels = jax.scipy.signal.fftconvolve(pixels, stamp / stamp.sum(), mode="valid")
+    pixels = jp.render(jp.models.sersic, galaxy, frame.image, EXACT)
+    pixels = jax.scipy.signal.fftconvolve(pixels, frame.stamp, mode="valid")
     if "sky" in params:
-        pixels = pixels + jp.render(jp.models.plane_sky, params["sky"], frame)
+        sky = params["sky"] | {"I0": params["sky"]["I0"] - reach * params["sky"]["delta"].sum()}
+        pixels = pixels + jp.render(jp.models.plane_sky, sky, frame.image)[reach:-reach, reach:-reach]
     return pixels
 
 
-@partial(jax.jit, static_argnums=(1, 3))
-def _exact_images(params, shape, stamp, has_psf):
-    return jax.lax.map(lambda own: exact(own, shape, stamp if has_psf else None), params)
+@jax.jit
+def _exact_images(params, frame):
+    return jax.lax.map(lambda own: exact(own, frame), params)
 
 
 def exact_images(params, shape, stamp):
     """Exact images of all lanes."""
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), params)
-    blank = jnp.zeros(()) if stamp is None else jnp.asarray(stamp, float)
-    return np.asarray(_exact_images(params, shape, blank, stamp is not None))
+    return np.asarray(_exact_images(params, make_frame(shape, stamp)))
 
 
 def cutouts(count, stamp, seed=1):
@@ -147,15 +162,15 @@ def cramer_rao(truth, shape, stamp):
         )
 
     @jax.jit
-    def bound(vectors):
+    def bound(vectors, frame):
         def one(vector):
-            jacobian = jax.jacfwd(lambda v: exact(unravel(v), shape, stamp).ravel())(vector)
+            jacobian = jax.jacfwd(lambda v: exact(unravel(v), frame).ravel())(vector)
             return jnp.sqrt(jnp.diag(jnp.linalg.inv(jacobian.T @ jacobian)))
 
         return jax.lax.map(one, vectors)
 
     vectors = np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
-    columns = np.split(np.asarray(bound(vectors)), np.cumsum(sizes)[:-1], axis=1)
+    columns = np.split(np.asarray(bound(vectors, make_frame(shape, stamp))), np.cumsum(sizes)[:-1], axis=1)
     return jax.tree.unflatten(structure, [c.reshape(leaf.shape) for c, leaf in zip(columns, leaves, strict=True)])
 
 

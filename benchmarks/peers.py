@@ -4,6 +4,7 @@ Trees of parameters are jaxphot's, as NumPy arrays with a leading axis; pixel sc
 Only the tools' public interfaces are called. A tool that is not installed is left out by `available`.
 """
 
+import contextlib
 import logging
 import os
 import sys
@@ -41,7 +42,7 @@ def empty_like(start):
 
 def available(wanted=("astrophot", "imfit", "scipy")):
     """Names of the tools that can be imported."""
-    modules = {"astrophot": "astrophot", "imfit": "pyimfit", "scipy": "scipy"}
+    modules = {"astrophot": "astrophot", "imfit": "pyimfit", "scipy": "scipy", "galsim": "galsim"}
     found = []
     logging.getLogger().addHandler(logging.NullHandler())  # else AstroPhot opens a log file in the working folder
     for name in wanted:
@@ -82,8 +83,10 @@ class AstroPhot:
             "sky": sky,
         }
 
-    def _target(self, pixels, stamp, name="image"):
-        psf = {} if stamp is None else {"psf": self.api.PSFImage(data=np.array(stamp / np.sum(stamp)))}
+    def _target(self, pixels, stamp, name="image", oversample=1):
+        psf = {}
+        if stamp is not None:
+            psf["psf"] = self.api.PSFImage(data=np.array(stamp / np.sum(stamp)), upsample=oversample)
         return self.api.TargetImage(data=np.array(pixels), variance=np.ones(pixels.shape), name=name, **psf)
 
     def _set(self, parts, start, rows):
@@ -135,10 +138,10 @@ class AstroPhot:
         self.block = min(seconds, key=seconds.get)
         return seconds
 
-    def render(self, params, shape, stamp=None):
+    def render(self, params, shape, stamp=None, oversample=1):
         """One model image."""
         self.api.config.DTYPE = self.dtype
-        model, parts = self._model(self._target(np.zeros(shape), stamp))
+        model, parts = self._model(self._target(np.zeros(shape), stamp, oversample=oversample))
         batched = {part: {key: np.asarray(leaf)[None] for key, leaf in own.items()} for part, own in params.items()}
         self._set(parts, batched, 0)
         return model().data.detach().numpy()
@@ -184,10 +187,19 @@ class Imfit:
             description.addFunctionSet(origin)
         return description
 
-    def render(self, params, shape, stamp=None):
-        """One model image."""
-        fitter = self.api.Imfit(self._description(params), psf=stamp, maxThreads=1)
-        return fitter.getModelImage(shape=shape)
+    def render(self, params, shape, stamp=None, oversample=1):
+        """One model image; an oversampled stamp is used as such over the whole frame."""
+        if oversample == 1:
+            fitter = self.api.Imfit(self._description(params), psf=stamp, maxThreads=1)
+            return _silently(fitter.getModelImage, shape=shape)
+        middle = (stamp.shape[0] // oversample) // 2 * oversample + oversample // 2
+        native = stamp[middle % oversample :: oversample, middle % oversample :: oversample]
+        fitter = self.api.Imfit(self._description(params), psf=np.ascontiguousarray(native), maxThreads=1)
+        region = f"1:{shape[1]},1:{shape[0]}"
+        fine = self.api.MakePsfOversampler(stamp, oversample, region)
+        ones = np.ones(shape)
+        fitter.loadData(ones, error=ones, error_type="sigma", psf_oversampling_list=[fine])
+        return _silently(fitter.getModelImage)
 
     def fit(self, data, start, stamp=None):
         """Fit all images one by one."""
@@ -204,6 +216,11 @@ class Imfit:
             if result.paramErrs is not None:
                 _from_imfit(outcome.stderr, k, np.asarray(result.paramErrs), False)
         return outcome
+
+
+def _silently(function, **options):
+    with contextlib.redirect_stdout(None):
+        return function(**options)
 
 
 def _from_imfit(tree, k, vector, values):
