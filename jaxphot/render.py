@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxphot.convolution import Optics, collect, make_optics
+from jaxphot.convolution import Optics, collect, extended_light, light_error, make_optics
 from jaxphot.image import Image
 from jaxphot.models.combinators import check_model, components, kind
 from jaxphot.parameters import check_params, parameters
@@ -93,7 +93,7 @@ def apply(prepared, model, params):
         if extended:
             image = _add_up(prepared.sampling, extended, prepared.cells) * prepared.area
     elif extended or points:
-        light = _add_up(prepared.sampling, extended, prepared.optics.cells)
+        light = extended_light(prepared.sampling, extended, prepared.optics)
         image = collect(prepared.optics, light, [_star(prepared.transform, *pair) for pair in points])
     if backgrounds:
         image = image + _add_up(_BACKGROUND_SAMPLING, backgrounds, prepared.cells) * prepared.area
@@ -107,18 +107,17 @@ def _add_up(sampling, pairs, cells):
 
 def integration_error(prepared, model, params):
     """How far every pixel of `apply` may be off because the model was sampled, not integrated: (ny, nx) array."""
-    errors = {"extended": [], "background": []}
+    cells, optics = prepared.cells, prepared.optics
+    error, lights = jnp.zeros_like(prepared.area), []
     for part, own in components(model, params):
         if kind(part) == "background":
-            rule, cells = _BACKGROUND_SAMPLING, prepared.cells
-        else:
-            rule, cells = prepared.sampling, prepared.cells if prepared.optics is None else prepared.optics.cells
-        if kind(part) != "point":  # stars are exact
-            errors[kind(part)].append(mean_and_error(rule, part, own, cells)[1])
-    error = sum(errors["background"], jnp.zeros_like(prepared.area)) * prepared.area
-    if errors["extended"]:
-        light = sum(errors["extended"])
-        error = error + (light * prepared.area if prepared.optics is None else collect(prepared.optics, light, []))
+            error = error + mean_and_error(_BACKGROUND_SAMPLING, part, own, cells)[1] * prepared.area
+        elif kind(part) == "extended" and optics is None:
+            error = error + mean_and_error(prepared.sampling, part, own, cells)[1] * prepared.area
+        elif kind(part) == "extended":  # stars are exact
+            lights.append(light_error(prepared.sampling, part, own, optics))
+    if lights:
+        error = error + collect(optics, sum(lights), [])
     return jnp.abs(error)
 
 
