@@ -45,6 +45,7 @@ ORDER = [
     "render",
     "likelihood",
     "initialize",
+    "fitting.equations",
     "fitting.lm",
     "fitting.coordinates",
     "fitting.amplitudes",

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from jaxphot.fitting import lm
 from jaxphot.fitting.chunks import ItemError, Lanes, Source, read_lanes
 from jaxphot.fitting.problem import check_number
 from jaxphot.fitting.schedules import SMALLEST_TOGETHER, Task, power_of_two, run_mapped, run_stepped
@@ -166,7 +167,7 @@ def _settings(starts, precision, chunk, devices, schedule, options):
         )
     options = complete_options("fit_batch", options)
     numbers = {name: options.pop(name) for name in ("max_steps", "rtol")}
-    numbers["rtol"] = 1e-3 if numbers["rtol"] is None else numbers["rtol"]
+    numbers["rtol"] = lm.RTOL if numbers["rtol"] is None else numbers["rtol"]
     for name, value in numbers.items():
         check_number(name, value, 0)
     numbers["max_steps"] = np.int32(numbers["max_steps"])  # as a lane counts its steps

@@ -150,7 +150,11 @@ class Coordinates:
     def domain(self, limits):
         """The `Domain` of what `limits` returned."""
         lower, upper, inner, outer = limits
-        return Domain(lower, upper, self.pairs, inner, outer)
+        dimensionless = np.asarray(self.logarithmic, bool) | np.isin(np.arange(self.size), self.pairs)
+        return Domain(lower, upper, self.pairs, inner, outer, tuple(np.flatnonzero(dimensionless).tolist()))
+
+
+_LONGEST_STEP = 0.7  # in logarithms and shears: a factor of 2
 
 
 def _roundest(dtype):
@@ -169,6 +173,8 @@ class Domain(NamedTuple):
         Positions of (q, PA) of the K shears.
     inner, outer : (K,) arrays
         Radii of their rings.
+    dimensionless : tuple of int
+        Positions of logarithms and shears.
     """
 
     lower: jax.Array
@@ -176,6 +182,7 @@ class Domain(NamedTuple):
     pairs: tuple
     inner: jax.Array
     outer: jax.Array
+    dimensionless: tuple = ()
 
     def basis(self, z):
         """Axes, but for shears the radial and the tangential direction."""
@@ -210,7 +217,13 @@ class Domain(NamedTuple):
         return z.at[np.concatenate([q, pa])].set(jnp.concatenate([along_q, z[pa] * factor]))
 
     def move(self, z, delta, held):
-        """Where a step from z leads; a shear held on its ring follows it, where the tangent would leave it."""
+        """Where a step from z leads: never by more than a factor in a scale, since no quadratic form holds so far.
+
+        A shear held on its ring follows it, where the tangent would leave it.
+        """
+        if self.dimensionless:
+            longest = jnp.max(jnp.abs(delta[np.asarray(self.dimensionless)]))
+            delta = delta * jnp.minimum(_LONGEST_STEP / jnp.maximum(longest, jnp.finfo(z.dtype).tiny), 1)
         moved = z + delta
         if self.pairs:
             q, pa = np.asarray(self.pairs).T

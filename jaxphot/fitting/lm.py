@@ -4,18 +4,22 @@ It knows no images: a `function` gives values, a `loss` says what they cost (by 
 are static and nothing raises, so all three work under `jit` and `vmap`; a lane that is done does not move.
 """
 
+import inspect
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxphot.likelihood import Terms
+from jaxphot.fitting.equations import half_squares, normal_equations
 
 CONVERGED, MAX_STEPS, STALLED, SINGULAR, NON_FINITE, NO_DATA = range(6)
 RUNNING = -1
 
+RTOL = 1e-2
 _FIRST_DAMPING = 0.03
+_FIRST_GROWTH = 8  # of the damping after a rejection; less costs more rejected evaluations in a row
+_STRONGEST_SHRINK = 0.1  # of the damping after a good step; more makes curved valleys reject every other one
 _LARGEST_DAMPING = 1e12
 _WORTH_TAKING = 1e-4  # smallest ratio of actual to predicted decrease that is accepted
 
@@ -81,76 +85,6 @@ class Box(NamedTuple):
         return self.project(z + delta)
 
 
-def half_squares(value):
-    """The loss of least squares: ``value`` holds residuals."""
-    return Terms(0.5 * value**2, value, jnp.ones_like(value))
-
-
-class Evaluation(NamedTuple):
-    """Loss and its normal equations at a point.
-
-    `rounding` is the error of the loss in this dtype, `count` the number of values with weight > 0, `signal` their
-    Σ weight · value².
-    """
-
-    loss: jax.Array
-    gradient: jax.Array
-    hessian: jax.Array
-    rounding: jax.Array
-    count: jax.Array
-    signal: jax.Array
-
-
-def normal_equations(function, z, loss, coordinates=None):
-    """Value and all derivatives from one linearised evaluation, contracted to g = Jᵀ·gradient and H = JᵀWJ.
-
-    Parameters
-    ----------
-    function : callable
-        Of a flat vector.
-    z : (P,) array
-    loss : callable
-        value → `Terms`.
-    coordinates : Coordinates, optional
-        With ``from_internal(z)``, what the function takes, and ``derivative(z)``, a (P, P) matrix: cheaper to multiply
-        with than to differentiate through.
-
-    Returns
-    -------
-    Evaluation
-    """
-    if coordinates is not None:
-        new = normal_equations(function, coordinates.from_internal(z), loss)
-        derivative = coordinates.derivative(z)
-        hessian = derivative.T @ new.hessian @ derivative
-        return new._replace(gradient=new.gradient @ derivative, hessian=hessian)
-    directions = jnp.eye(z.size, dtype=z.dtype)
-    # forward mode, not `linearize`: a loop over samples then needs no storage for each of its turns
-    value, columns = jax.vmap(lambda t: jax.jvp(function, (z,), (t,)), out_axes=(None, 0))(directions)
-    terms = loss(value)
-    columns = columns.reshape(z.size, -1)
-    weight = terms.weight.reshape(-1)
-    weighted = columns * jnp.sqrt(weight)[None, :]
-    exact = jax.lax.Precision.HIGHEST  # accelerators would multiply in less than float32
-    total = jnp.sum(terms.loss)
-    return Evaluation(
-        total,
-        jnp.matmul(columns, terms.gradient.reshape(-1), precision=exact),
-        _gram(weighted),
-        8 * jnp.finfo(z.dtype).eps * total,
-        jnp.sum(weight > 0, dtype=z.dtype),
-        jnp.sum((value.reshape(-1) * jnp.sqrt(weight)) ** 2),
-    )
-
-
-def _gram(rows):
-    """All scalar products of P rows. Rows of zeros are added up to a multiple of 8, which multiplies twice as fast."""
-    size = len(rows)
-    rows = jnp.pad(rows, ((0, 0), (0, 0)))
-    blocks = jnp.moveaxis(rows.reshape(rows.shape[0], 16, -1), 1, 0) if rows.shape[1] % 16 == 0 else rows[None]
-    return jnp.einsum("kpx,kqx->pq", blocks, blocks, precision=jax.lax.Precision.HIGHEST)[:size, :size]
-
-
 def solve_scaled(hessian, rhs, damping, held):
     """Solve (H + λ diag H) δ = rhs with columns scaled to unit diagonal; held and empty directions give 0.
 
@@ -193,7 +127,7 @@ def init(params):
         rounding=scalar,
         delta=jnp.zeros_like(z),
         damping=scalar + _FIRST_DAMPING,
-        growth=scalar + 2,
+        growth=scalar + _FIRST_GROWTH,
         steps=count,
         evaluations=count,
         status=count + RUNNING,
@@ -224,7 +158,8 @@ def step(
         Where flat parameters may go; unbounded by default.
     rtol : float, optional
         Converged where the distance to the solution is below this many standard errors (which are scaled to a loss of
-        ½ a datum, so that the scale of the weights does not matter); 1e-3, and never below 30 eps.
+        ½ a datum, so that the scale of the weights does not matter); 0.01, and never below 30 eps. `settle` takes the
+        step that is left.
     amplitudes : Amplitudes, optional
         Parameters in which the values are linear, under a quadratic loss: solved exactly at every trial.
     evaluate, solve : callables
@@ -235,22 +170,13 @@ def step(
     State
         Unchanged if it was done already.
     """
-    options = {"loss": loss, "domain": domain, "rtol": rtol, "amplitudes": amplitudes, "evaluate": evaluate}
-    moved = _trial(function, state, solve=solve, **options)
+    moved = _trial(
+        function, state, loss=loss, domain=domain, rtol=rtol, amplitudes=amplitudes, evaluate=evaluate, solve=solve
+    )
     return jax.tree.map(lambda a, b: jnp.where(state.status == RUNNING, a, b), moved, state)
 
 
-def _trial(
-    function,
-    state,
-    *,
-    loss=half_squares,
-    domain=None,
-    rtol=None,
-    amplitudes=None,
-    evaluate=normal_equations,
-    solve=solve_scaled,
-):
+def _trial(function, state, *, loss, domain, rtol, amplitudes, evaluate, solve):
     """`step` for a state that is known to be running."""
     z, unravel = ravel_pytree(state.params)
     domain = Box(jnp.full_like(z, -jnp.inf), jnp.full_like(z, jnp.inf)) if domain is None else domain
@@ -270,7 +196,7 @@ def _trial(
     finer = (jnp.abs(actual) <= resolution) & (_steepness(new) < _steepness(state))
     finite = jnp.isfinite(new.loss) & jnp.all(jnp.isfinite(new.gradient)) & jnp.all(jnp.isfinite(new.hessian))
     accept = finite & (first | (ratio > _WORTH_TAKING) | finer)
-    shrink = jnp.where(finer, 0.03, jnp.maximum(0.03, 1 - (2 * jnp.clip(ratio, 0, 1) - 1) ** 3))
+    shrink = jnp.where(finer, 0.03, jnp.maximum(_STRONGEST_SHRINK, 1 - (2 * jnp.clip(ratio, 0, 1) - 1) ** 3))
 
     best = jax.tree.map(lambda a, b: jnp.where(accept, a, b), new, _evaluation(state, new))
     z = jnp.where(accept, trial, z)
@@ -286,7 +212,7 @@ def _trial(
         rounding=best.rounding,
         delta=delta,
         damping=damping,
-        growth=jnp.where(accept, 2, 2 * state.growth).astype(z.dtype),
+        growth=jnp.where(accept, _FIRST_GROWTH, 2 * state.growth).astype(z.dtype),
         steps=state.steps + jnp.where(first, 0, 1),
         evaluations=state.evaluations + 1,
         status=state.status,
@@ -326,7 +252,7 @@ def _tolerance(state, new, rtol, eps):
 
     That is the rounding of the values and, all that is left for data without noise, of the parameters.
     """
-    rtol = jnp.maximum(jnp.asarray(1e-3 if rtol is None else rtol, state.loss.dtype), 30 * eps)
+    rtol = jnp.maximum(jnp.asarray(RTOL if rtol is None else rtol, state.loss.dtype), 30 * eps)
     spare = jnp.maximum(new.count - state.gradient.size, 1)
     z, _ = ravel_pytree(state.params)
     rounding = jnp.maximum((16 * eps) ** 2 * new.signal, (4 * eps) ** 2 * jnp.max(jnp.diagonal(state.hessian) * z**2))
@@ -371,7 +297,32 @@ def run(function, params, *, max_steps=100, **options):
     """
     state = resume(function, init(jax.tree.map(jnp.asarray, params)), max_steps=max_steps, **options)
     status = jnp.where(state.status == RUNNING, MAX_STEPS, state.status)
-    return state._replace(status=status)
+    return settle(state._replace(status=status), options.get("domain"))
+
+
+def settle(state, domain=None):
+    """Take the step that is left of a converged state, which is too short for another evaluation to be worth it.
+
+    What remains is the square of that step times the curvature: about a tenth of it, or less. The loss is the one that
+    the normal equations foretell.
+
+    Parameters
+    ----------
+    state : State
+    domain : Box, optional
+        That of the fit.
+
+    Returns
+    -------
+    State
+    """
+    z, unravel = ravel_pytree(state.params)
+    moved = z + state.delta if domain is None else domain.move(z, state.delta, state.held)
+    change = state.gradient @ (moved - z) + 0.5 * (moved - z) @ (state.hessian @ (moved - z))
+    take = (state.status == CONVERGED) & (change <= 0) & jnp.all(jnp.isfinite(moved))
+    return state._replace(
+        params=unravel(jnp.where(take, moved, z)), loss=jnp.maximum(state.loss + jnp.where(take, change, 0), 0)
+    )
 
 
 def resume(function, state, *, max_steps, **options):
@@ -383,9 +334,10 @@ def resume(function, state, *, max_steps, **options):
     -------
     State
     """
+    defaults = {name: p.default for name, p in inspect.signature(step).parameters.items() if p.kind is p.KEYWORD_ONLY}
     return jax.lax.while_loop(
         # the first turn only evaluates; it is inside the loop so that the function is compiled once
         lambda s: (s.status == RUNNING) & ((s.steps < max_steps) | (s.evaluations == 0)),
-        lambda s: _trial(function, s, **options),
+        lambda s: _trial(function, s, **{**defaults, **options}),
         state,
     )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxphot.fitting import lm
 from jaxphot.fitting.coordinates import Coordinates, make_coordinates
 from jaxphot.image import crop
 from jaxphot.likelihood import Poisson, check_likelihood, gaussian
@@ -81,7 +82,7 @@ def make_problem(
         check_number("rtol", rtol, 0)
     start, coordinates, bounded, limits = _parameters(model, params, fixed, bounds, image.dtype)
     setup = Setup(model, coordinates, bounded, likelihood, sampling, bool(scale_covariance))
-    return setup, Lane(start, image, limits, 1e-3 if rtol is None else rtol, max_steps)
+    return setup, Lane(start, image, limits, lm.RTOL if rtol is None else rtol, max_steps)
 
 
 def check_number(name, value, above):

@@ -57,7 +57,7 @@ def fit(
     max_steps : int
         Trials at most.
     rtol : float, optional
-        Converged where the distance to the solution is below this many standard errors; 1e-3.
+        Converged where the step to the solution is shorter than this many standard errors, 0.01; it is still taken.
     scale_covariance : bool
         Multiply the covariance by χ²/dof.
 
@@ -209,6 +209,7 @@ def advance(setup, lane, state, steps):
 def judge(setup, lane, state):
     """The `Outcome` of a state."""
     coordinates = setup.coordinates
+    state = lm.settle(state, domain_of(setup, lane))
     good = jnp.sum(~lane.image.mask, dtype=jnp.int32)
     if coordinates.size == 0:
         return _nothing_free(setup, lane, good)
