@@ -163,6 +163,10 @@ SOURCES = [
 ]
 
 
+# Exception, in no list here: needles thinner than a pixel, n = 0.5 with q = 0.05 and Re ≤ 0.5 px (a minor axis of
+# 0.02 px). Their faint pixels err by up to 9e-2.
+
+
 @pytest.mark.parametrize(("n", "q", "Re"), SOURCES)
 def test_adaptive_against_exact_pixels(n, q, Re):
     extreme = q < 0.2 or n > 6
@@ -331,10 +335,12 @@ def test_stated_error_bounds_the_true_one():
     image = jp.make_image(np.zeros((SIDE, SIDE)), std=1.0, pixelscale=1.0)
     for n, q, Re in [(1.0, 0.6, 6.0), (4.0, 0.3, 4.0), (2.5, 0.1, 1.0)]:
         params = sersic(n, q, Re)
-        got, error = jp.render(jp.models.sersic, params, image, with_error=True)
         truth = exact(params)
-        assert np.all(abs(np.asarray(got) - truth) <= np.asarray(error) + 1e-12 * truth)
-        assert np.max(error / np.maximum(truth, 1e-4 * truth.max())) < 2e-4
+        for rule in (ADAPTIVE, jp.sampling.quad(3)):
+            got, error = jp.render(jp.models.sersic, params, image, rule, with_error=True)
+            assert np.all(abs(np.asarray(got) - truth) <= np.asarray(error) + 1e-12 * truth)
+            if rule is ADAPTIVE:
+                assert np.max(error / np.maximum(truth, 1e-4 * truth.max())) < 2e-4
 
 
 def test_error_with_psf_and_sky():
