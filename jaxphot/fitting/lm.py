@@ -16,7 +16,7 @@ from jaxphot.fitting.equations import half_squares, normal_equations
 CONVERGED, MAX_STEPS, STALLED, SINGULAR, NON_FINITE, NO_DATA = range(6)
 RUNNING = -1
 
-RTOL = 1e-2
+RTOL = 5e-3
 _FIRST_DAMPING = 0.03
 _FIRST_GROWTH = 8  # of the damping after a rejection; less costs more rejected evaluations in a row
 _STRONGEST_SHRINK = 0.1  # of the damping after a good step; more makes curved valleys reject every other one
@@ -158,7 +158,7 @@ def step(
         Where flat parameters may go; unbounded by default.
     rtol : float, optional
         Converged where the distance to the solution is below this many standard errors (which are scaled to a loss of
-        ½ a datum, so that the scale of the weights does not matter); 0.01, and never below 30 eps. `settle` takes the
+        ½ a datum, so that the scale of the weights does not matter); 0.005, and never below 30 eps. `settle` takes the
         step that is left.
     amplitudes : Amplitudes, optional
         Parameters in which the values are linear, under a quadratic loss: solved exactly at every trial.

@@ -57,7 +57,7 @@ def fit(
     max_steps : int
         Trials at most.
     rtol : float, optional
-        Converged where the step to the solution is shorter than this many standard errors, 0.01; it is still taken.
+        Converged where the step to the solution is shorter than this many standard errors, 0.005; it is still taken.
     scale_covariance : bool
         Multiply the covariance by χ²/dof.
 
