@@ -195,8 +195,7 @@ class Imfit:
         middle = (stamp.shape[0] // oversample) // 2 * oversample + oversample // 2
         native = stamp[middle % oversample :: oversample, middle % oversample :: oversample]
         fitter = self.api.Imfit(self._description(params), psf=np.ascontiguousarray(native), maxThreads=1)
-        region = f"1:{shape[1]},1:{shape[0]}"
-        fine = self.api.MakePsfOversampler(stamp, oversample, region)
+        fine = self.api.MakePsfOversampler(stamp, oversample, [1, shape[1], 1, shape[0]])
         ones = np.ones(shape)
         fitter.loadData(ones, error=ones, error_type="sigma", psf_oversampling_list=[fine])
         return _silently(fitter.getModelImage)

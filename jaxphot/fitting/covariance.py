@@ -6,6 +6,8 @@ import numpy as np
 
 from jaxphot.fitting import lm
 
+_UNKNOWN = 100.0  # standard error of a logarithm or shear beyond which the data say nothing of it: a factor of e^100
+
 
 def physical_covariance(state, coordinates, domain):
     """Covariance of the physical parameters, which of them are not determined, and whether a shear means round.
@@ -31,6 +33,9 @@ def physical_covariance(state, coordinates, domain):
         scale = scale.at[pa].set(jnp.where(small, widest / jnp.maximum(error, widest), 1))
     covariance = covariance * scale[:, None] * scale[None, :]
     undetermined = (jnp.abs(derivative) @ jnp.abs(basis) @ null.astype(z.dtype)) > 0
+    # a source without light leaves its shape a trace of rounding errors to be determined from
+    dimensionless = np.isin(np.arange(z.size), domain.dimensionless)
+    undetermined |= dimensionless & ~held & (jnp.diagonal(internal) > _UNKNOWN**2)
     undetermined |= (state.status == lm.NON_FINITE) | (state.status == lm.NO_DATA)
     # a held direction is a parameter of the same place in the vector: a shear held along its radius is a held q
     unknown = undetermined | held
