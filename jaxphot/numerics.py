@@ -56,7 +56,8 @@ def exp_of_power(log_x, exponent, factor):
     """exp(−factor · x^exponent) from log x, without overflow: where the power is huge, 0 with zero gradient."""
     log_power = jnp.log(factor) + exponent * log_x
     highest = np.log(-np.log(np.finfo(jnp.result_type(log_power)).tiny)).item()
-    return jnp.exp(-jnp.exp(jnp.minimum(log_power, highest)))
+    # not a minimum: its derivative would divide by the number of equal arguments
+    return jnp.exp(-jnp.exp(jnp.where(log_power < highest, log_power, highest)))
 
 
 def fast_length(n):

@@ -147,6 +147,7 @@ def _run(jaxpr, consts, inputs, tape):
     def read(variable):
         return _Early(variable.val, False) if isinstance(variable, Literal) else known[variable]
 
+    inverses = {}
     for eqn in jaxpr.eqns:
         outvars = [v for v in eqn.outvars if v in needed]
         if eqn.primitive.name in _INLINED and "jaxpr" in eqn.params:
@@ -155,6 +156,14 @@ def _run(jaxpr, consts, inputs, tape):
             outs = _run(inner.jaxpr, [_Early(c, False) for c in inner.consts], values, tape)
             known.update(zip(eqn.outvars, outs, strict=True))
             continue
+        if eqn.primitive.name == "div" and isinstance(read(eqn.invars[0]), _Late):
+            divisor = read(eqn.invars[1])
+            if isinstance(divisor, _Early):  # divided by once, multiplied with for every sample
+                inverse = inverses.setdefault(id(divisor.value), _Early(1 / divisor.value, divisor.live))
+                (out,) = outs = [_Late()]
+                tape.append((_Operation(eqn, lambda a, b: [a * b]), [read(eqn.invars[0]), inverse], outs))
+                known[eqn.outvars[0]] = out
+                continue
         invars = list(dict.fromkeys(v for v in eqn.invars if not isinstance(v, Literal)))
         values = [read(v) for v in invars]
         names = jaxpr.debug_info._replace(arg_names=("",) * len(invars), result_paths=("",) * len(outvars))
