@@ -34,6 +34,8 @@ class Coordinates:
     radii : tuple of (int, int)
         Positions of (a radius along the major axis, the q beside it): the internal one is that of the circle with the
         same area, Re √q, which a change of shape leaves alone. In the radius itself the model has an edge at q = 1.
+    centers : tuple of (int, int, int)
+        Positions of x and y of a source, and of the radius beside them.
     """
 
     names: tuple
@@ -41,6 +43,7 @@ class Coordinates:
     logarithmic: tuple
     pairs: tuple
     radii: tuple
+    centers: tuple
 
     @property
     def size(self):
@@ -151,10 +154,12 @@ class Coordinates:
         """The `Domain` of what `limits` returned."""
         lower, upper, inner, outer = limits
         dimensionless = np.asarray(self.logarithmic, bool) | np.isin(np.arange(self.size), self.pairs)
-        return Domain(lower, upper, self.pairs, inner, outer, tuple(np.flatnonzero(dimensionless).tolist()))
+        dimensionless = tuple(np.flatnonzero(dimensionless).tolist())
+        return Domain(lower, upper, self.pairs, inner, outer, dimensionless, self.centers)
 
 
 _LONGEST_STEP = 0.7  # in logarithms and shears: a factor of 2
+_LONGEST_MOVE = 0.5  # of a centre, in radii of its source
 
 
 def _roundest(dtype):
@@ -175,6 +180,8 @@ class Domain(NamedTuple):
         Radii of their rings.
     dimensionless : tuple of int
         Positions of logarithms and shears.
+    centers : tuple of (int, int, int)
+        Positions of x and y of sources, and of their radii.
     """
 
     lower: jax.Array
@@ -183,6 +190,7 @@ class Domain(NamedTuple):
     inner: jax.Array
     outer: jax.Array
     dimensionless: tuple = ()
+    centers: tuple = ()
 
     def basis(self, z):
         """Axes, but for shears the radial and the tangential direction."""
@@ -217,13 +225,18 @@ class Domain(NamedTuple):
         return z.at[np.concatenate([q, pa])].set(jnp.concatenate([along_q, z[pa] * factor]))
 
     def move(self, z, delta, held):
-        """Where a step from z leads: never by more than a factor in a scale, since no quadratic form holds so far.
+        """Where a step from z leads: never by more than a factor in a scale, nor a centre by more than half a radius.
 
-        A shear held on its ring follows it, where the tangent would leave it.
+        No quadratic form holds so far. A shear held on its ring follows it, where the tangent would leave it.
         """
         if self.dimensionless:
             longest = jnp.max(jnp.abs(delta[np.asarray(self.dimensionless)]))
             delta = delta * jnp.minimum(_LONGEST_STEP / jnp.maximum(longest, jnp.finfo(z.dtype).tiny), 1)
+        if self.centers:
+            x, y, radius = np.asarray(self.centers).T
+            distance = jnp.maximum(jnp.hypot(delta[x], delta[y]), jnp.finfo(z.dtype).tiny)
+            shorter = jnp.minimum(_LONGEST_MOVE * jnp.exp(z[radius]) / distance, 1)
+            delta = delta.at[np.concatenate([x, y])].multiply(jnp.concatenate([shorter, shorter]))
         moved = z + delta
         if self.pairs:
             q, pa = np.asarray(self.pairs).T
@@ -262,19 +275,31 @@ def make_coordinates(described, fixed, bounded):
             pairs.append((first[path], first[angle]))
             logarithmic[first[path]] = False
             radii.extend((first[radius], first[path]) for radius in _radii_beside(path, free, bounded))
+    centers = []
+    for path, parameter in free:
+        beside = [other for other in _lengths_beside(path, free) if path.rpartition(".")[2] == "center"]
+        if beside and parameter.shape == (2,):
+            centers.append((first[path], first[path] + 1, first[beside[0]]))
     paths = tuple((path, parameter.shape) for path, parameter in free)
-    return Coordinates(tuple(names), paths, tuple(logarithmic), tuple(pairs), tuple(radii))
+    return Coordinates(tuple(names), paths, tuple(logarithmic), tuple(pairs), tuple(radii), tuple(centers))
 
 
 def _radii_beside(path, free, bounded):
-    """Free logarithmic lengths in the same dictionary, but for those that the user bounds (or a default does)."""
+    """Lengths beside a parameter but for those that the user bounds (or a default does)."""
+    unbounded = {other for other, parameter in free if parameter.bounds == (0.0, float("inf"))}
+    return [other for other in _lengths_beside(path, free) if other in unbounded and other not in bounded]
+
+
+def _lengths_beside(path, free):
+    """Free logarithmic lengths in the same dictionary."""
     branch = path.rpartition(".")[0]
     return [
         other
         for other, parameter in free
-        if other.rpartition(".")[0] == branch and not parameter.shape and other not in bounded
-        and (parameter.unit, parameter.coordinate, parameter.bounds) == ("arcsec", "log", (0.0, float("inf")))
-    ]  # fmt: skip
+        if other.rpartition(".")[0] == branch
+        and not parameter.shape
+        and (parameter.unit, parameter.coordinate) == ("arcsec", "log")
+    ]
 
 
 def _partner(path, parameter: Parameter, free):

@@ -17,10 +17,11 @@ CONVERGED, MAX_STEPS, STALLED, SINGULAR, NON_FINITE, NO_DATA = range(6)
 RUNNING = -1
 
 RTOL = 5e-3
-_FIRST_DAMPING = 0.03
+_FIRST_DAMPING = 0.5
 _FIRST_GROWTH = 8  # of the damping after a rejection; less costs more rejected evaluations in a row
 _STRONGEST_SHRINK = 0.1  # of the damping after a good step; more makes curved valleys reject every other one
 _LARGEST_DAMPING = 1e12
+_FAST = 0.1  # steps that shrink as quickly foretell where the next one leads, and it changes the covariance by a percent
 _WORTH_TAKING = 1e-4  # smallest ratio of actual to predicted decrease that is accepted
 
 
@@ -157,9 +158,9 @@ def step(
     domain : Box, optional
         Where flat parameters may go; unbounded by default.
     rtol : float, optional
-        Converged where the distance to the solution is below this many standard errors (which are scaled to a loss of
-        ½ a datum, so that the scale of the weights does not matter); 0.005, and never below 30 eps. `settle` takes the
-        step that is left.
+        Converged where the distance to the solution will be below this many standard errors after the step that
+        `settle` takes (they are scaled to a loss of ½ a datum, so that the scale of the weights does not matter);
+        0.005, and never below 30 eps.
     amplitudes : Amplitudes, optional
         Parameters in which the values are linear, under a quadratic loss: solved exactly at every trial.
     evaluate, solve : callables
@@ -217,7 +218,11 @@ def _trial(function, state, *, loss, domain, rtol, amplitudes, evaluate, solve):
         evaluations=state.evaluations + 1,
         status=state.status,
     )
-    status = _status(moved, new, accept, first, finite, _tolerance(moved, new, rtol, eps), resolution)
+    tolerance = _tolerance(moved, new, rtol, eps)
+    # what will be left after the last step: it shrinks as the steps before it did
+    rate = jnp.where(accept & ~first, jnp.minimum(decrement / state.decrement, 1), 1)
+    left = decrement * jnp.where(rate < _FAST**2, rate, 1)
+    status = _status(moved, left, new, accept, first, finite, tolerance, resolution)
     return moved._replace(status=status)
 
 
@@ -259,10 +264,10 @@ def _tolerance(state, new, rtol, eps):
     return jnp.maximum(rtol**2 * 2 * state.loss / spare, rounding)
 
 
-def _status(state, new, accept, first, finite, tolerance, resolution):
+def _status(state, left, new, accept, first, finite, tolerance, resolution):
     # a decrease far below the loss's rounding error is not worth creeping on for (in float32: 0.01 standard errors)
     near = jnp.maximum(tolerance, 0.03 * resolution)
-    converged = (accept & (state.decrement <= near)) | ((state.damping > 1) & (state.decrement <= resolution))
+    converged = (accept & (left <= near)) | ((state.damping > 1) & (state.decrement <= resolution))
     # a step that no longer changes the loss, or was refused at every length
     stalled = ~accept & (state.damping > _LARGEST_DAMPING)
     status = jnp.where(stalled, STALLED, RUNNING)
@@ -303,8 +308,7 @@ def run(function, params, *, max_steps=100, **options):
 def settle(state, domain=None):
     """Take the step that is left of a converged state, which is too short for another evaluation to be worth it.
 
-    What remains is the square of that step times the curvature: about a tenth of it, or less. The loss is the one that
-    the normal equations foretell.
+    The loss is the one that the normal equations foretell.
 
     Parameters
     ----------
