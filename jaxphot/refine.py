@@ -68,7 +68,7 @@ def choose_orders(tol):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def integrate(model, tol, layout, params, transform, place):
+def integrate(model, tol, layout, params, transform, place, rough=None):
     """Mean brightness over every cell, to `tol` of the larger of the cell and 1e-4 of the brightest.
 
     Parameters
@@ -81,6 +81,8 @@ def integrate(model, tol, layout, params, transform, place):
     transform : transform
     place : (start, size)
         Of `Cells`; these carry no derivative.
+    rough : bool scalar, optional
+        Leave it at one sample a cell.
 
     Returns
     -------
@@ -90,7 +92,7 @@ def integrate(model, tol, layout, params, transform, place):
     def sample(weight, i, j):
         return [weight * brightness(model, params, transform, i, j)]
 
-    return _cut(_means(sample, 1, tol, layout, _frame(params, transform), place)[0], layout)
+    return _cut(_means(sample, 1, tol, layout, _frame(params, transform), place, rough)[0], layout)
 
 
 @partial(integrate.defjvp, symbolic_zeros=True)
@@ -102,7 +104,7 @@ def _integrate_jvp(model, tol, layout, primals, tangents):
     if planes is None:
         value = integrate(model, tol, layout, *primals)
         return value, jnp.zeros_like(value)
-    means = _means(planes.sample, planes.count, tol, layout, _frame(*primals[:2]), primals[2])
+    means = _means(planes.sample, planes.count, tol, layout, _frame(*primals[:2]), *primals[2:])
     return _cut(means[0], layout), _cut(planes.contract(means[1:]), layout)
 
 
@@ -137,7 +139,7 @@ class Plan(NamedTuple):
     light: Light | None
 
 
-def _means(sample, planes, tol, layout, frame, place):
+def _means(sample, planes, tol, layout, frame, place, rough):
     """Means of all planes that ``sample(weight, i, j) → [array like i, …]`` gives, the first of which decides.
 
     Everything is flat, rows being `_RING` samples longer than there are cells: XLA's loops over two dimensions are not
@@ -207,10 +209,11 @@ def _means(sample, planes, tol, layout, frame, place):
         )
 
     def go_through(phase, state):
-        plan = jax.lax.cond(phase > 0, make_plan, no_plan, state[1][0])
+        is_planned = phase > 0 if rough is None else (phase > 0) & ~rough
+        plan = jax.lax.cond(is_planned, make_plan, no_plan, state[1][0])
         edges, fine, coarse = plan.counts
         refined_turns = -(-(orders.edge_blocks * edges + 4 * fine + coarse) // width)
-        end = grid_turns + jnp.where(phase > 0, refined_turns, 0)
+        end = grid_turns + refined_turns  # none without a plan
         state = jax.lax.while_loop(lambda s: s[0] < end, lambda s: turn_once(s, plan), state[:3])
         return *state, plan.share
 

@@ -1,5 +1,6 @@
 """Model and parameters and image → pixels."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -64,7 +65,7 @@ def prepare(image, sampling=DEFAULT_SAMPLING):
     return Prepared(image.transform, cells, cells.area(), optics, sampling)
 
 
-def apply(prepared, model, params):
+def apply(prepared, model, params, rough=None):
     """The model's image, from what `prepare` made: pure, for use inside one's own jitted code.
 
     Parameters
@@ -72,6 +73,8 @@ def apply(prepared, model, params):
     prepared : Prepared
     model : model
     params : dict
+    rough : bool scalar, optional
+        Integrate pixels by one sample, as a fit does that is far from its end.
 
     Returns
     -------
@@ -82,6 +85,8 @@ def apply(prepared, model, params):
     ValueError
         A point source, but no PSF to draw it with.
     """
+    if rough is not None:
+        prepared = _roughly(prepared, rough)
     pairs = components(model, params)
     extended = [pair for pair in pairs if kind(pair[0]) == "extended"]
     backgrounds = [pair for pair in pairs if kind(pair[0]) == "background"]
@@ -98,6 +103,14 @@ def apply(prepared, model, params):
     if backgrounds:
         image = image + _add_up(_BACKGROUND_SAMPLING, backgrounds, prepared.cells) * prepared.area
     return image
+
+
+def _roughly(prepared, rough):
+    """With cells that ask for one sample each."""
+    optics = prepared.optics
+    if optics is not None:
+        optics = replace(optics, cells=replace(optics.cells, rough=rough))
+    return replace(prepared, cells=replace(prepared.cells, rough=rough), optics=optics)
 
 
 def _add_up(sampling, pairs, cells):

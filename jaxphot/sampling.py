@@ -33,6 +33,8 @@ class Cells:
         (ny, nx) cells (static).
     step : float
         Distance of neighbouring centres, in pixels (static).
+    rough : bool scalar, optional
+        Where a fit is far from its end: one sample a cell will do.
     """
 
     transform: object
@@ -40,6 +42,7 @@ class Cells:
     size: jax.Array
     shape: tuple[int, int] = static_field()
     step: float = static_field(default=1.0)
+    rough: jax.Array | None = None
 
     def centers(self):
         """Pixel coordinates of the centres: i as (1, nx), j as (ny, 1)."""
@@ -68,26 +71,26 @@ class Quadrature:
     def __call__(self, model, params, cells):
         """Mean brightness over each cell, (ny, nx)."""
         layout = (*cells.shape, cells.step)
-        return _add_up(model, self.nodes, layout, params, cells.transform, (cells.start, cells.size))
+        return _add_up(model, self.nodes, layout, params, cells.transform, (cells.start, cells.size), cells.rough)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _add_up(model, nodes, layout, params, transform, place):
+def _add_up(model, nodes, layout, params, transform, place, rough):
     """Weighted sum of samples of every cell: (ny, nx) array."""
 
     def sample(weight, *places):
         return [weight * _at_node(model, layout[2], (params, transform, place), *places)]
 
-    return _scan(sample, 1, nodes, layout, place[0].dtype)[0]
+    return _scan(sample, 1, nodes, layout, place[0].dtype, rough)[0]
 
 
 @partial(_add_up.defjvp, symbolic_zeros=True)
 def _add_up_jvp(model, nodes, layout, primals, tangents):
-    linearized = linearize_tree(partial(_at_node, model, layout[2]), primals, tangents, places=4)
+    linearized = linearize_tree(partial(_at_node, model, layout[2]), primals[:3], tangents[:3], places=4)
     if linearized is None:
         value = _add_up(model, nodes, layout, *primals)
         return value, jnp.zeros_like(value)
-    sums = _scan(linearized.sample, linearized.count, nodes, layout, primals[2][0].dtype)
+    sums = _scan(linearized.sample, linearized.count, nodes, layout, primals[2][0].dtype, primals[3])
     return sums[0], linearized.contract(jnp.stack(sums[1:]))
 
 
@@ -98,8 +101,8 @@ def _at_node(model, step, arguments, column, row, oi, oj):
     return brightness(model, params, transform, i, j)
 
 
-def _scan(sample, planes, nodes, layout, dtype):
-    """Sums of all planes of ``sample(weight, column, row, oi, oj)`` over the nodes."""
+def _scan(sample, planes, nodes, layout, dtype, rough):
+    """Sums of all planes of ``sample(weight, column, row, oi, oj)`` over the nodes, or at the centre if `rough`."""
     ny, nx, _ = layout
     # flat, because in two dimensions XLA's loops are not always vectorised
     column = jnp.tile(jnp.arange(nx, dtype=dtype), ny)
@@ -112,7 +115,13 @@ def _scan(sample, planes, nodes, layout, dtype):
         planes = sample(weight, column, row, oi, oj)
         return [total + plane for total, plane in zip(totals, planes, strict=True)], None
 
-    totals, _ = jax.lax.scan(add, [jnp.zeros(ny * nx, dtype)] * planes, jnp.asarray(nodes, dtype))
+    totals = [jnp.zeros(ny * nx, dtype)] * planes
+    if rough is None or len(nodes) == 1:
+        totals, _ = jax.lax.scan(add, totals, jnp.asarray(nodes, dtype))
+    else:
+        table = jnp.asarray(((0.0, 0.0, 1.0), *nodes), dtype)
+        first, end = jnp.where(rough, 0, 1), jnp.where(rough, 1, len(table))
+        totals = jax.lax.fori_loop(first, end, lambda k, totals: add(totals, table[k])[0], totals)
     return [total.reshape(ny, nx) for total in totals]
 
 
@@ -131,7 +140,7 @@ class Adaptive:
     def __call__(self, model, params, cells):
         """Mean brightness over each cell, (ny, nx)."""
         layout = (*cells.shape, cells.step)
-        return integrate(model, self.tol, layout, params, cells.transform, (cells.start, cells.size))
+        return integrate(model, self.tol, layout, params, cells.transform, (cells.start, cells.size), cells.rough)
 
 
 def _tensor(nodes, weights):

@@ -21,7 +21,12 @@ _FIRST_DAMPING = 0.5
 _FIRST_GROWTH = 8  # of the damping after a rejection; less costs more rejected evaluations in a row
 _STRONGEST_SHRINK = 0.1  # of the damping after a good step; more makes curved valleys reject every other one
 _LARGEST_DAMPING = 1e12
-_FAST = 0.1  # steps that shrink as quickly foretell where the next one leads, and it changes the covariance by a percent
+_FAST = (
+    0.1  # steps that shrink as quickly foretell where the next one leads, and it changes the covariance by a percent
+)
+_ROUGHLY = 0.02  # of the loss: where a full step would gain less, the function is no longer evaluated roughly
+_MOST_ROUGH = 5  # evaluations
+_SLOW = 0.8  # as slow a convergence is believed; damped steps shrink more slowly still
 _WORTH_TAKING = 1e-4  # smallest ratio of actual to predicted decrease that is accepted
 
 
@@ -46,6 +51,8 @@ class State(NamedTuple):
     damping, growth : scalars
         Marquardt's λ, and what the next rejection multiplies it by.
     steps, evaluations, status : int scalars
+    rough : bool scalar or None
+        The function is still evaluated roughly; None for one that knows no such thing.
     """
 
     params: object
@@ -61,6 +68,7 @@ class State(NamedTuple):
     steps: jax.Array
     evaluations: jax.Array
     status: jax.Array
+    rough: jax.Array | None = None
 
 
 class Box(NamedTuple):
@@ -104,12 +112,14 @@ def solve_scaled(hessian, rhs, damping, held):
     return scale * jax.scipy.linalg.cho_solve(factor, scale * rhs)
 
 
-def init(params):
+def init(params, rough=None):
     """State before the first step; the first call of `step` evaluates the function at `params`.
 
     Parameters
     ----------
     params : pytree of floating-point arrays
+    rough : bool scalar, optional
+        Whether to begin roughly: the function then takes this as its second argument, and is cheaper where it is True.
 
     Returns
     -------
@@ -132,6 +142,7 @@ def init(params):
         steps=count,
         evaluations=count,
         status=count + RUNNING,
+        rough=None if rough is None else jnp.asarray(rough),
     )
 
 
@@ -151,7 +162,7 @@ def step(
     Parameters
     ----------
     function : callable
-        ``function(params) → array`` of values, by default residuals.
+        ``function(params) → array`` of values, by default residuals; ``function(params, rough)`` if the state says so.
     state : State
     loss : callable
         values → `Terms`.
@@ -181,17 +192,18 @@ def _trial(function, state, *, loss, domain, rtol, amplitudes, evaluate, solve):
     """`step` for a state that is known to be running."""
     z, unravel = ravel_pytree(state.params)
     domain = Box(jnp.full_like(z, -jnp.inf), jnp.full_like(z, jnp.inf)) if domain is None else domain
-    first = state.evaluations == 0
+    first = jnp.isinf(state.loss)  # of its kind: nothing to compare it with
+    stage = () if state.rough is None else (state.rough,)
     eps = jnp.finfo(z.dtype).eps
     trial = domain.move(z, state.delta, state.held)
     move = trial - z
     predicted = -(state.gradient @ move + 0.5 * move @ (state.hessian @ move))
-    new = evaluate(lambda v: function(unravel(v)), trial, loss)
+    new = evaluate(lambda v: function(unravel(v), *stage), trial, loss)
     if amplitudes is not None:
         trial, new = amplitudes.resolve(trial, new, domain.lower, domain.upper)
 
     actual = state.loss - new.loss
-    ratio = actual / jnp.where(predicted > 0, predicted, jnp.inf)
+    ratio = jnp.where(first, 1, actual) / jnp.where(predicted > 0, predicted, jnp.inf)
     resolution = jnp.maximum(new.rounding, state.rounding)
     # below the loss's rounding error the gradient alone can tell which point is the better one
     finer = (jnp.abs(actual) <= resolution) & (_steepness(new) < _steepness(state))
@@ -214,16 +226,47 @@ def _trial(function, state, *, loss, domain, rtol, amplitudes, evaluate, solve):
         delta=delta,
         damping=damping,
         growth=jnp.where(accept, _FIRST_GROWTH, 2 * state.growth).astype(z.dtype),
-        steps=state.steps + jnp.where(first, 0, 1),
+        steps=state.steps + jnp.where(state.evaluations == 0, 0, 1),
         evaluations=state.evaluations + 1,
         status=state.status,
+        rough=state.rough,
     )
     tolerance = _tolerance(moved, new, rtol, eps)
-    # what will be left after the last step: it shrinks as the steps before it did
-    rate = jnp.where(accept & ~first, jnp.minimum(decrement / state.decrement, 1), 1)
-    left = decrement * jnp.where(rate < _FAST**2, rate, 1)
+    alike = accept & ~first & jnp.all(held == state.held)
+    rate2 = jnp.where(alike, jnp.minimum(decrement / state.decrement, 1), 1)
+    left = decrement * _share_left(rate2, decrement / tolerance)
     status = _status(moved, left, new, accept, first, finite, tolerance, resolution)
-    return moved._replace(status=status)
+    moved = moved._replace(status=status)
+    return moved if state.rough is None else _look_closer(moved)
+
+
+def _share_left(rate2, decrement):
+    """How much of a decrement the last step leaves, if the steps after it shrink as it did.
+
+    Parameters
+    ----------
+    rate2 : scalar
+        Decrement ÷ the one before.
+    decrement : scalar
+        In units of the tolerance.
+    """
+    rate = jnp.sqrt(jnp.minimum(rate2, _SLOW**2))
+    to_come = rate / (1 - rate)
+    # where that is little, the loss after the step must be known without looking, too
+    is_foretold = (rate < _FAST) & (decrement * rate < 4)
+    return jnp.where(is_foretold, rate, jnp.maximum(to_come, 1)) ** 2
+
+
+def _look_closer(state):
+    """End the rough evaluations where they have done their work; the next step then is taken wherever it leads."""
+    near = jnp.isfinite(state.decrement) & (state.decrement <= _ROUGHLY * 2 * state.loss)
+    ended = (state.status != RUNNING) & (state.status != NO_DATA)
+    switch = state.rough & (near | ended | (state.evaluations >= _MOST_ROUGH))
+    return state._replace(
+        rough=state.rough & ~switch,
+        loss=jnp.where(switch, jnp.inf, state.loss),
+        status=jnp.where(switch, RUNNING, state.status),
+    )
 
 
 def _evaluation(state, new):

@@ -71,7 +71,8 @@ def _starts(task, lane, setup, problem):
 def _polish(setup, lane, state):
     """The state with which a phase goes on from where the last one ended, in its own dtype."""
     dtype = lane.image.dtype
-    fresh = lm.init(domain_of(setup, lane).project(state.params.astype(dtype)))
+    start = domain_of(setup, lane).project(state.params.astype(dtype))
+    fresh = lm.init(start, jnp.zeros((), bool))
     idle = (state.status == lm.NO_DATA) & (state.evaluations == 0)
     return fresh._replace(
         damping=jnp.minimum(fresh.damping, state.damping.astype(dtype)),

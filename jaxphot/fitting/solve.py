@@ -16,6 +16,7 @@ from jaxphot.likelihood import Gaussian
 from jaxphot.pytree import is_concrete, leaves_with_names, update
 from jaxphot.render import DEFAULT_SAMPLING, apply, prepare
 
+_ROUGH_FROM = 25  # steps allowed: with fewer, none are taken on roughly integrated pixels
 _QUICK = 128**2  # pixels up to which a single fit takes longer to compile than to run
 
 
@@ -155,7 +156,8 @@ def begin(setup, lane):
     coordinates = setup.coordinates
     start = coordinates.flatten(_take(lane.start, coordinates.paths), lane.image.dtype)
     z = _lit(setup, lane.image, coordinates.to_internal(start))
-    return lm.init(domain_of(setup, lane).project(z))
+    rough = lane.max_steps >= _ROUGH_FROM
+    return lm.init(domain_of(setup, lane).project(z), rough if coordinates.size else None)
 
 
 def _lit(setup, image, z):
@@ -191,8 +193,8 @@ def advance(setup, lane, state, steps):
         return state
     prepared = prepare(lane.image, setup.sampling)
 
-    def pixels(physical):
-        return apply(prepared, setup.model, update(lane.start, setup.coordinates.unflatten(physical)))
+    def pixels(physical, rough):
+        return apply(prepared, setup.model, update(lane.start, setup.coordinates.unflatten(physical)), rough)
 
     return lm.resume(
         pixels,
