@@ -27,7 +27,8 @@ def test_precision():
             difference = (flat(fits.params) - flat(double.params))[chosen] / error
             assert np.max(np.abs(np.nanmean(difference, axis=0))) < largest / 4, (snr, fits.chi2.dtype)
             assert np.nanmax(np.abs(difference)) < largest, (snr, fits.chi2.dtype)
-        np.testing.assert_allclose(flat(mixed.stderr)[chosen], error, rtol=5e-3)
+        # of faint galaxies, errors change by percents within a hundredth of themselves
+        np.testing.assert_allclose(flat(mixed.stderr)[chosen], error, rtol=5e-3 if snr >= 100 else 3e-2)
         np.testing.assert_allclose(np.asarray(mixed.chi2)[chosen], np.asarray(double.chi2)[chosen], atol=1e-4)
     assert np.array_equal(mixed.status, double.status)
 

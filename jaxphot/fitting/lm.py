@@ -21,9 +21,7 @@ _FIRST_DAMPING = 0.5
 _FIRST_GROWTH = 8  # of the damping after a rejection; less costs more rejected evaluations in a row
 _STRONGEST_SHRINK = 0.1  # of the damping after a good step; more makes curved valleys reject every other one
 _LARGEST_DAMPING = 1e12
-_FAST = (
-    0.1  # steps that shrink as quickly foretell where the next one leads, and it changes the covariance by a percent
-)
+_FAST = 0.05  # steps that shrink as quickly foretell where the next one leads; the covariance changes by as little
 _ROUGHLY = 0.02  # of the loss: where a full step would gain less, the function is no longer evaluated roughly
 _MOST_ROUGH = 5  # evaluations
 _SLOW = 0.8  # as slow a convergence is believed; damped steps shrink more slowly still

@@ -103,11 +103,13 @@ def choose(setup, lane, states):
     Returns
     -------
     best : lm.State
-        That with the lowest loss; of those within rounding and tolerance of it, the first that converged.
+        That with the lowest loss once settled, which it is not yet; of those within rounding and tolerance of it, the
+        first that converged.
     multimodal : bool scalar
     """
-    z, size = states.params, states.params.shape[1]
-    loss = jnp.where(jnp.isfinite(states.loss), states.loss, jnp.inf)
+    ends = jax.vmap(lm.settle, (0, None))(states, domain_of(setup, lane))
+    z, size = ends.params, ends.params.shape[1]
+    loss = jnp.where(jnp.isfinite(ends.loss), ends.loss, jnp.inf)
     good = jnp.sum(~lane.image.mask, dtype=jnp.int32)
     # χ² is measured in that of a datum, so that the scale of the weights does not matter
     unit = 2 * jnp.min(loss) / jnp.maximum(good - size, 1).astype(z.dtype)
@@ -115,7 +117,7 @@ def choose(setup, lane, states):
     converged = states.status == lm.CONVERGED
     tied = loss <= jnp.min(loss) + 0.5 * _SAME_CHI2 * unit + rounding
     index = jnp.argmax(jnp.where(tied & converged, 2, jnp.where(tied, 1, 0)))  # the first of the largest
-    best = jax.tree.map(lambda leaf: leaf[index], states)
+    best = jax.tree.map(lambda leaf: leaf[index], ends)
 
     delta = z - best.params[None, :]
     angles = _lone_angles(setup, lane)
@@ -128,7 +130,7 @@ def choose(setup, lane, states):
     precision = (400 * jnp.finfo(z.dtype).eps) ** 2 * jnp.sum(jnp.diagonal(best.hessian) * best.params**2)
     chi2 = 2 * (loss - best.loss)
     elsewhere = (distance2 > _SAME_PLACE**2 * unit + precision) | (chi2 > _SAME_PLACE**2 * unit + precision + rounding)
-    return best, jnp.any(converged & elsewhere)
+    return jax.tree.map(lambda leaf: leaf[index], states), jnp.any(converged & elsewhere)
 
 
 def _lone_angles(setup, lane):
