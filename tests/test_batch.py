@@ -2,6 +2,7 @@
 
 import functools
 import signal
+import time
 import threading
 from dataclasses import replace
 
@@ -326,8 +327,14 @@ def test_an_iterator_and_its_starts_must_be_as_long(stub):
 
 def test_interrupted(stub):
     """Ctrl-C: what was begun is finished and kept."""
+
+    def once_begun():
+        while len(stub.sizes) < 2:
+            time.sleep(1e-3)
+        signal.raise_signal(signal.SIGINT)
+
     with pytest.warns(RuntimeWarning, match="interrupted: 8 fits were finished"):
-        assert np.array_equal(levels(skies(20, 10, lambda: signal.raise_signal(signal.SIGINT))), np.arange(8))
+        assert np.array_equal(levels(skies(20, 10, once_begun)), np.arange(8))
     with pytest.raises(KeyboardInterrupt):
         levels(skies(20, 2, lambda: signal.raise_signal(signal.SIGINT)))
 
