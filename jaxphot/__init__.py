@@ -6,7 +6,7 @@ pytrees; a batch is `jax.vmap` over one jit-compiled Levenberg–Marquardt step.
 
 import importlib
 
-from jaxphot import fitting, likelihood, models, sampling
+from jaxphot import fitting, likelihood, models, sampling, units
 from jaxphot.fitting.batch import BatchError, fit_batch
 from jaxphot.fitting.compiled import compile_fit, enable_compilation_cache
 from jaxphot.fitting.result import Fit, status_message
@@ -21,11 +21,14 @@ from jaxphot.image import (
     unstack_images,
 )
 from jaxphot.initialize import initialize
-from jaxphot.models import metrics, profiles
-from jaxphot.models.combinators import background, extended, point, radial, scene
+from jaxphot.models import metrics, profiles, psf_models
+from jaxphot.models.combinators import background, extended, linked, many, point, radial, scene
+from jaxphot.models.psf_models import with_psf
+from jaxphot.models.totals import total_flux
 from jaxphot.parameters import Parameter, parameters
 from jaxphot.psf import PSF, make_psf
 from jaxphot.render import apply, prepare, render
+from jaxphot.stamps import psf_from_model
 from jaxphot.transforms.cmos import make_cmos
 from jaxphot.transforms.linear import make_linear
 from jaxphot.transforms.sip import make_sip
@@ -69,11 +72,13 @@ __all__ = [
     "fitting",
     "initialize",
     "likelihood",
+    "linked",
     "make_cmos",
     "make_image",
     "make_linear",
     "make_psf",
     "make_sip",
+    "many",
     "metrics",
     "models",
     "parameters",
@@ -82,6 +87,8 @@ __all__ = [
     "point",
     "prepare",
     "profiles",
+    "psf_from_model",
+    "psf_models",
     "radial",
     "rebin",
     "render",
@@ -91,8 +98,11 @@ __all__ = [
     "sky_to_plane",
     "stack_images",
     "status_message",
+    "total_flux",
     "transform_from_wcs",
+    "units",
     "unstack_images",
+    "with_psf",
     *_LAZY,
 ]
 

@@ -18,7 +18,7 @@ from jaxphot.fitting import lm
 from jaxphot.fitting.coordinates import scalar_names
 from jaxphot.fitting.result import Fit, status_message
 from jaxphot.hdus import written_at_once
-from jaxphot.models import metrics, profiles, skies, special
+from jaxphot.models import metrics, modifiers, profiles, psf_models, skies, special, spirals
 from jaxphot.parameters import Parameter, keyword_parameters, parameters
 from jaxphot.pytree import is_concrete, leaves_with_names
 from jaxphot.units import flux_err_to_mag_err, flux_to_mag
@@ -135,7 +135,7 @@ def _columns(name, leaf, blank):
 def _vocabulary():
     """Units of all parameters that jaxphot's own functions have, by name; those of two meanings are left out."""
     units = {}
-    for module in (profiles, metrics, skies, special):
+    for module in (profiles, metrics, spirals, modifiers, skies, special, psf_models):
         for _, function in inspect.getmembers(module, inspect.isfunction):
             if function.__module__ == module.__name__:
                 for name, parameter in keyword_parameters(function).items():

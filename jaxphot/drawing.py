@@ -352,7 +352,12 @@ def in_annuli(image, parts, ellipse, rmax, sampling):
     number, count = annuli(
         radius, good, np.sqrt(np.median(area)), np.percentile(radius[good], 90) if rmax is None else rmax
     )
-    images = {name: (kind(part), render_pixels(image, part, own, sampling)) for name, part, own in parts}
+    seen_through = [("psf", part, own) for _, part, own in parts if kind(part) == "psf"]
+    images = {
+        name: (kind(part), _alone(image, [("part", part, own), *seen_through], sampling))
+        for name, part, own in parts
+        if kind(part) != "psf"
+    }
     sky = sum(pixels for what, pixels in images.values() if what == "background")
     variance = 1 / np.where(good, np.asarray(image.ivar, np.float64), 1) / area**2
     kept = ~np.isnan(ring_means(radius, number, count))
@@ -360,6 +365,12 @@ def in_annuli(image, parts, ellipse, rmax, sampling):
     mean = lambda values: ring_means(values, number, count)[kept]  # noqa: E731
     curves = {name: mean(pixels / area) for name, (what, pixels) in images.items() if what != "background"}
     return mean(radius), curves, mean((data - sky) / area), np.sqrt(mean(variance) / pixels_in)
+
+
+def _alone(image, parts, sampling):
+    """Pixels of a scene of a few (name, model, params)."""
+    model, params = Scene(tuple((name, part) for name, part, _ in parts)), {name: own for name, _, own in parts}
+    return render_pixels(image, model, params, sampling)
 
 
 def annuli(radius, good, smallest, largest):

@@ -1,14 +1,23 @@
 """Starting values from the pixels: sky, adaptive moments, curve of growth. NumPy; nothing here is differentiated."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxphot.models.combinators import Scene, check_model, kind
-from jaxphot.parameters import SersicIndex, parameters
-from jaxphot.pytree import leaves_with_names, update
+from jaxphot.models.combinators import Linked, Many, Scene, check_model, kind
+from jaxphot.moments import (
+    adaptive_moments,
+    clipped_median,
+    elliptical_radius,
+    psf_moments_of,
+    shape_of_moments,
+    smoothed,
+)
+from jaxphot.parameters import Parameter, Partial, SersicIndex, parameters
+from jaxphot.psf_start import psf_start
+from jaxphot.pytree import update
 from jaxphot.render import check_image
 
 # Growth of a Sérsic profile: log10(r80/r20) against n (exact, from the incomplete gamma function).
@@ -37,14 +46,17 @@ def initialize(model, image, known=None):
     The sky level is taken out first (clipped median of the border, then of what lies beyond the source). Centre, axis
     ratio and position angle come from adaptive second moments corrected for the PSF's, size, brightness and Sérsic
     index from the curve of growth in elliptical annuli, whose medians neighbours hardly disturb. The source is the
-    brightest near the middle of the frame unless `known` gives its centre.
+    brightest near the middle of the frame unless `known` gives its centre. A function of the plane may say more of its
+    own parameters: ``function.start(source)`` returns a dictionary of values, from a `Source`; for a background, from
+    the sky level. A PSF that is fitted starts from stars whose centres are known, or as wide as 3 pixels.
 
     Parameters
     ----------
     model : model
     image : Image
     known : dict, optional
-        Partial tree of values to take as they are; a known centre says which source to measure.
+        Partial tree of values to take as they are; a known centre says which source to measure, and `many` needs the
+        centres of its copies. For a `linked` model these are the view's parameters; it must have an inverse.
 
     Returns
     -------
@@ -71,12 +83,14 @@ def initialize(model, image, known=None):
     known = {} if known is None else known
     _check_known(known, declared)
     pixels = _Pixels(image)
+    _find_psf(model, known, pixels)
     has_sky = any(kind(part) == "background" for _, part in _leaf_models(model, ""))
     shared = _count_shared_centres(model, known)
     missing = []
     tree = _start(model, declared, known, pixels, has_sky, shared, "", missing)
     if missing:
-        raise ValueError(f"initialize: no rule for {', '.join(missing)}; pass known= with values for them")
+        names = ", ".join(dict.fromkeys(missing))
+        raise ValueError(f"initialize: no rule for {names}; pass known= with values for them")
     return _as_arrays(tree, image.dtype)
 
 
@@ -86,14 +100,37 @@ def _as_arrays(tree, dtype):
     return jnp.asarray(tree, dtype)
 
 
-def _check_known(known, declared):
-    names = {name for name, _ in leaves_with_names(declared)}
-    unknown = [name for name, _ in leaves_with_names(known) if names and name not in names] if known else []
-    if unknown:
-        raise ValueError(f"known: unknown {', '.join(unknown)}; the model has {', '.join(sorted(names))}")
+def _check_known(known, declared, prefix=""):
+    if isinstance(declared, Parameter) or not isinstance(known, dict):
+        return
+    for key, value in known.items():
+        if key in declared:
+            _check_known(value, declared[key], f"{prefix}{key}.")
+        elif declared and not isinstance(declared, Partial):
+            names = ", ".join(f"{prefix}{name}" for name in sorted(declared))
+            raise ValueError(f"known: unknown {prefix}{key}; the model has {names}")
+
+
+def _find_psf(model, known, pixels):
+    """Moments of the PSF of a scene that has one to fit: the image's own, or those of stars at known places."""
+    parts = _leaf_models(model, "")
+    if pixels.psf_moments is None and any(kind(part) == "psf" for _, part in parts):
+        stars = [_branch(known, name).get("center") for name, part in parts if kind(part) == "point"]
+        pixels.psf_moments = pixels.star_moments(
+            [c for own in stars if own is not None for c in np.reshape(own, (-1, 2))]
+        )
+
+
+def _branch(tree, name):
+    """The branch of a nested dictionary at a key path; {} if there is none."""
+    for key in name.split(".") if name else ():
+        tree = tree.get(key, {}) if isinstance(tree, dict) else {}
+    return tree if isinstance(tree, dict) else {}
 
 
 def _leaf_models(model, prefix):
+    if isinstance(model, Linked | Many):
+        return _leaf_models(model.model, prefix)
     if not isinstance(model, Scene):
         return [(prefix, model)]
     return [pair for name, part in model.parts for pair in _leaf_models(part, f"{prefix}.{name}" if prefix else name)]
@@ -103,10 +140,7 @@ def _count_shared_centres(model, known):
     """How many sources without a known centre there are: they all start at the same place and share its light."""
     count = 0
     for name, part in _leaf_models(model, ""):
-        own = known
-        for key in name.split(".") if name else ():
-            own = own.get(key, {}) if isinstance(own, dict) else {}
-        count += kind(part) != "background" and "center" not in own
+        count += kind(part) in ("extended", "point") and "center" not in _branch(known, name)
     return max(count, 1)
 
 
@@ -117,20 +151,44 @@ def _start(model, declared, known, pixels, has_sky, shared, prefix, missing):
             name: _start(part, declared[name], known.get(name, {}), pixels, has_sky, shared, f"{join}{name}", missing)
             for name, part in model.parts
         }
+    if isinstance(model, Linked):
+        if model.inverse is None:
+            missing.append(f"{prefix or 'params'} (linked without inverse=)")
+            return known
+        inner = parameters(model.model)
+        own = _start(model.model, inner, _common(known, inner), pixels, has_sky, shared, prefix, missing)
+        return known if missing else update(model.inverse(_as_arrays(own, np.float64)), known)
+    if isinstance(model, Many):
+        if "center" not in known:
+            missing.append(f"{prefix}.center" if prefix else "center")
+            return known
+        rows = [jax.tree.map(lambda leaf, k=k: np.asarray(leaf)[k], known) for k in range(len(known["center"]))]
+        inner = parameters(model.model)
+        copies = [_start(model.model, inner, row, pixels, has_sky, shared, prefix, missing) for row in rows]
+        return known if missing else jax.tree.map(lambda *leaves: np.stack(leaves), *copies)
     if not declared:
         return known
+    if kind(model) == "psf":
+        return psf_start(declared, known, pixels.psf_ellipse(), prefix, missing)
     if kind(model) == "background":
-        values = {"I0": pixels.sky, "delta": np.zeros(2)}
+        values = {"I0": pixels.sky, "delta": np.zeros(2), **_own_values(model, pixels.sky)}
     else:
-        values = _source_values(declared, known, pixels, has_sky, shared)
+        values = _source_values(model, declared, known, pixels, has_sky, shared)
     start = {}
     for key, parameter in declared.items():
         value = known.get(key, values.get(key))
         if value is None:
             missing.append(f"{prefix}.{key}" if prefix else key)
         else:
-            start[key] = value if key in known else _inside(value, parameter)
+            start[key] = value if key in known else np.broadcast_to(_inside(value, parameter), parameter.shape)
     return update(start, known)
+
+
+def _common(known, declared):
+    """The part of a tree whose key paths are declared."""
+    if not isinstance(known, dict) or isinstance(declared, Parameter):
+        return known
+    return {key: _common(value, declared[key]) for key, value in known.items() if key in declared}
 
 
 def _inside(value, parameter):
@@ -138,10 +196,17 @@ def _inside(value, parameter):
     return np.clip(value, low if np.isfinite(low) and low != 0 else -np.inf, high)
 
 
-def _source_values(declared, known, pixels, has_sky, shared):
+def _own_values(model, measured):
+    """What the function of a model says of its start: ``function.start(source)``, or of the sky level, → dict."""
+    start = getattr(getattr(model, "function", None), "start", None)
+    return {} if start is None else start(measured)
+
+
+def _source_values(model, declared, known, pixels, has_sky, shared):
     center = np.asarray(known["center"], float) if "center" in known else None
     source = pixels.measure(center, pixels.sky if has_sky else 0.0)
-    share = 1 / shared if center is None else 1.0
+    if center is None:
+        source = replace(source, **{key: getattr(source, key) / shared for key in ("Ie", "peak", "flux")})
     index = source.n if declared.get("n") == SersicIndex.__metadata__[0] else 2.5
     return {
         "center": source.center,
@@ -149,11 +214,12 @@ def _source_values(declared, known, pixels, has_sky, shared):
         "PA": source.PA,
         "n": index,
         "Re": source.Re,
-        "Ie": source.Ie * share,
-        "I0": source.peak * share,
-        "flux": source.flux * share,
+        "Ie": source.Ie,
+        "I0": source.peak,
+        "flux": source.flux,
         "sigma": source.Re / 1.18,
         "Rd": source.Re / 1.1,
+        **_own_values(model, source),
     }
 
 
@@ -173,7 +239,7 @@ class _Pixels:
         self.noise = np.where(self.good, 1 / np.sqrt(np.where(ivar > 0, ivar, 1)), 0) / area
         self.x, self.y = image.transform.pixel_to_plane(self.i, self.j)
         self.scale = float(np.sqrt(np.median(area)))
-        self.psf_moments = _psf_moments(image.psf)
+        self.psf_moments = psf_moments_of(image.psf)
         self.sky = self._sky()
 
     def _sky(self):
@@ -183,24 +249,38 @@ class _Pixels:
         border = (self.i < width) | (self.i >= nx - width) | (self.j < width) | (self.j >= ny - width)
         chosen = self.good & border
         values = self.brightness[chosen if chosen.sum() >= 20 else self.good]
-        return _clipped_median(values)
+        return clipped_median(values)
+
+    def star_moments(self, centers):
+        """Median of the second moments (pixels²) of stars at given places; without any, a FWHM of 3 pixels."""
+        light, found = np.where(self.good, self.brightness - self.sky, 0.0), [np.eye(2) * 1.6]
+        for center in centers:
+            i, j = self._to_pixel(center)
+            found.append(adaptive_moments(light, self.good, self.i, self.j, i, j, True)[2])
+        return np.median(found[1:] if centers else found, axis=0)
+
+    def psf_ellipse(self):
+        """Axis ratio, position angle, and standard deviation (arcsec) along the major axis of the PSF."""
+        jacobian = self._jacobian(*((side - 1) / 2 for side in self.data.shape[::-1]))
+        covariance = jacobian @ self.psf_moments @ jacobian.T
+        return *shape_of_moments(covariance), float(np.sqrt(np.linalg.eigvalsh(covariance)[-1]))
 
     def measure(self, center, sky):
         """A `Source` at a known place (plane, arcsec), or the brightest near the middle."""
         light = np.where(self.good, self.brightness - sky, 0.0)
         i0, j0 = self._peak(light) if center is None else self._to_pixel(center)
-        i0, j0, moments = _adaptive_moments(light, self.good, self.i, self.j, i0, j0, center is not None)
+        i0, j0, moments = adaptive_moments(light, self.good, self.i, self.j, i0, j0, center is not None)
         position = self._to_plane(i0, j0)
         jacobian = self._jacobian(i0, j0)
         observed = jacobian @ moments @ jacobian.T
-        q_seen, angle = _shape(observed)
+        q_seen, angle = shape_of_moments(observed)
         r50, concentration, flux, profile = self._growth(light, position, q_seen, angle)
-        blur = jacobian @ self.psf_moments @ jacobian.T
+        blur = jacobian @ (np.zeros((2, 2)) if self.psf_moments is None else self.psf_moments) @ jacobian.T
         intrinsic = observed - blur
         smallest = (0.3 * self.scale) ** 2
         if np.linalg.eigvalsh(intrinsic)[0] < smallest:
             intrinsic = observed - blur * max(0.0, 1 - smallest / np.linalg.eigvalsh(observed)[0]) * 0.8
-        q, angle = _shape(intrinsic if np.linalg.eigvalsh(intrinsic)[0] > 0 else observed)
+        q, angle = shape_of_moments(intrinsic if np.linalg.eigvalsh(intrinsic)[0] > 0 else observed)
         size = np.sqrt(max(r50**2 - 1.4 * np.linalg.eigvalsh(blur)[-1], (0.5 * self.scale) ** 2))
         table = np.asarray(_CONCENTRATION)
         n = float(np.clip(np.interp(concentration, table[:, 1], table[:, 0]), 0.7, 4.0))
@@ -210,7 +290,7 @@ class _Pixels:
     def _peak(self, light):
         """Pixel of the brightest smoothed spot, weighted towards the middle of the frame."""
         ny, nx = light.shape
-        smooth, weight = _smoothed(light), _smoothed(self.good.astype(float))
+        smooth, weight = smoothed(light), smoothed(self.good.astype(float))
         smooth = np.where(weight > 0.2, smooth / np.maximum(weight, 0.2), -np.inf)
         distance2 = ((self.i - (nx - 1) / 2) / (0.25 * nx)) ** 2 + ((self.j - (ny - 1) / 2) / (0.25 * ny)) ** 2
         score = np.where(np.isfinite(smooth), np.maximum(smooth, 0) * np.exp(-0.5 * distance2), -1)
@@ -219,7 +299,7 @@ class _Pixels:
 
     def _growth(self, light, position, q, angle):
         """Half-light radius, log10(r80/r20), total flux, and the profile as a function of radius."""
-        radius = _elliptical_radius(self.x - position[0], self.y - position[1], q, angle)
+        radius = elliptical_radius(self.x - position[0], self.y - position[1], q, angle)
         step = self.scale / max(np.sqrt(q), 0.3)
         edges, values = [0.0], []
         outermost = np.max(radius[self.good]) if np.any(self.good) else step
@@ -264,84 +344,3 @@ class _Pixels:
     def _jacobian(self, i, j):
         steps = [(self._to_plane(i + di, j + dj) - self._to_plane(i - di, j - dj)) / 2 for di, dj in ((1, 0), (0, 1))]
         return np.stack(steps, axis=1)
-
-
-def _smoothed(array):
-    """Convolution with the binomial kernel (1, 4, 6, 4, 1)/16 along both axes; zero beyond the frame."""
-    padded = np.pad(array, 2)
-    for axis in (0, 1):
-        size = padded.shape[axis] - 4
-        parts = [w * np.take(padded, np.arange(k, k + size), axis) for k, w in enumerate((1, 4, 6, 4, 1))]
-        padded = sum(parts) / 16
-    return padded
-
-
-def _clipped_median(values):
-    for _ in range(5):
-        middle = np.median(values)
-        spread = 1.4826 * np.median(np.abs(values - middle))
-        kept = values[np.abs(values - middle) <= 3 * spread]
-        if len(kept) in (0, len(values)):
-            break
-        values = kept
-    return float(np.median(values))
-
-
-def _elliptical_radius(dx, dy, q, angle):
-    major = dx * np.sin(angle) + dy * np.cos(angle)
-    minor = (dx * np.cos(angle) - dy * np.sin(angle)) / q
-    return np.hypot(major, minor)
-
-
-def _shape(moments):
-    """Axis ratio and position angle (East of North, [0, π)) of second moments in the plane."""
-    values, vectors = np.linalg.eigh(moments)
-    q = np.sqrt(max(values[0], 1e-6 * values[1]) / values[1])
-    x, y = vectors[:, 1]
-    return float(q), float(np.arctan2(x, y) % np.pi)
-
-
-def _adaptive_moments(light, good, i, j, i0, j0, keep_center):
-    """Centre and second moments (pixels²) under an elliptical Gaussian weight matched to the source.
-
-    The iteration of Bernstein & Jarvis 2002 (AJ 123, 583): the weight's moments are twice the weighted ones at the
-    fixed point. It stops growing at a quarter of the frame.
-    """
-    largest = (min(light.shape) / 4) ** 2
-    moments = np.eye(2) * 4.0
-    for _ in range(60):
-        inverse = np.linalg.inv(moments)
-        di, dj = i - i0, j - j0
-        exponent = inverse[0, 0] * di**2 + 2 * inverse[0, 1] * di * dj + inverse[1, 1] * dj**2
-        weight = np.where(good, np.exp(-0.5 * np.minimum(exponent, 200)), 0.0)
-        weighted = weight * light
-        total = weighted.sum()
-        if not total > 0:
-            break
-        shift = np.asarray([(weighted * di).sum(), (weighted * dj).sum()]) / total
-        new = np.asarray([
-            [(weighted * di**2).sum(), (weighted * di * dj).sum()],
-            [(weighted * di * dj).sum(), (weighted * dj**2).sum()],
-        ]) / total * 2  # fmt: skip
-        values, vectors = np.linalg.eigh(new)
-        new = (vectors * np.clip(values, 0.3, largest)) @ vectors.T
-        if not keep_center:
-            length = np.hypot(*shift)
-            shift = shift * min(1.0, 1.0 / length) if length > 0 else shift
-            i0, j0 = i0 + shift[0], j0 + shift[1]
-        done = np.allclose(new, moments, rtol=1e-3) and np.hypot(*shift) < 1e-2
-        moments = new
-        if done:
-            break
-    return i0, j0, moments
-
-
-def _psf_moments(psf):
-    """Adaptive second moments of a PSF in pixels²; zeros without one."""
-    if psf is None:
-        return np.zeros((2, 2))
-    stamp = np.asarray(psf.data, np.float64)
-    v, u = np.mgrid[: stamp.shape[0], : stamp.shape[1]].astype(float)
-    center = np.asarray(psf.center, np.float64)
-    _, _, moments = _adaptive_moments(stamp, np.ones(stamp.shape, bool), u, v, center[0], center[1], True)
-    return moments / psf.oversample**2

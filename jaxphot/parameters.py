@@ -6,7 +6,7 @@ here: ``def sersic(r, *, n: SersicIndex, Re: Radius, Ie: Intensity)``.
 
 import inspect
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import jax
@@ -27,7 +27,7 @@ class Parameter:
     bounds : (float, float)
         Lowest and highest value a fit may reach.
     shape : tuple of int
-        () for a scalar, (2,) for a position.
+        () for a scalar, (2,) for a position; −1 for a length that the parameters' values decide.
     description : str
         One line for tables and error messages.
     linear : bool
@@ -63,6 +63,10 @@ class Parameter:
         return jnp.sum(value) if self.is_logarithmic else jnp.zeros((), jnp.result_type(value, float))
 
 
+class Partial(dict):
+    """A description of parameters that need not be complete: those that it does not name are unbounded."""
+
+
 Center = Annotated[jax.Array, Parameter("arcsec", shape=(2,), description="position (x, y) in the tangent plane")]
 AxisRatio = Annotated[
     jax.Array,
@@ -80,20 +84,72 @@ Radius = Annotated[
 ]
 Intensity = Annotated[jax.Array, Parameter("flux / arcsec2", description="surface brightness", linear=True)]
 Flux = Annotated[jax.Array, Parameter("flux", description="total flux", linear=True)]
+Length = Annotated[jax.Array, Parameter("arcsec", (0.0, INF), description="length", coordinate="log")]
+EulerAngle = Annotated[jax.Array, Parameter("rad", description="Euler angle", coordinate="angle")]
+Weight = Annotated[jax.Array, Parameter("", description="weight of an image", linear=True)]
+Template = Annotated[jax.Array, Parameter("flux / arcsec2", description="image that is weighted")]
 Gradient = Annotated[
     jax.Array,
     Parameter("flux / arcsec3", shape=(2,), description="gradient of surface brightness (x, y)", linear=True),
 ]
+Boxiness = Annotated[
+    jax.Array,
+    Parameter("", (-1.5, 10.0), description="C0 of a superellipse: > 0 boxy, < 0 disky"),
+]
+KingSharpness = Annotated[
+    jax.Array, Parameter("", (0.1, 20.0), description="exponent of a King profile, classically 2", coordinate="log")
+]
+FerrerAlpha = Annotated[
+    jax.Array, Parameter("", (0.05, 50.0), description="sharpness of a Ferrer profile's edge", coordinate="log")
+]
+FerrerBeta = Annotated[jax.Array, Parameter("", (-10.0, 1.95), description="central slope of a Ferrer profile")]
+Transition = Annotated[
+    jax.Array,
+    Parameter("", (0.05, 100.0), description="sharpness of the transition at the break", coordinate="log"),
+]
+InnerSlope = Annotated[jax.Array, Parameter("", (-2.0, 1.95), description="inner power-law slope, −d ln I/d ln r")]
+OuterSlope = Annotated[jax.Array, Parameter("", (0.0, 50.0), description="outer power-law slope, −d ln I/d ln r")]
+BreakSharpness = Annotated[
+    jax.Array,
+    Parameter("1 / arcsec", (1e-3, 1e3), description="sharpness of the break", coordinate="log"),
+]
+WindingSlope = Annotated[
+    jax.Array, Parameter("", (-5.0, 5.0), description="power with which winding grows with radius")
+]
+Angle = Annotated[jax.Array, Parameter("rad", description="angle")]
+SideRatio = Annotated[
+    jax.Array, Parameter("", (1e-2, 1e2), description="width of a ring inside ÷ outside", coordinate="log")
+]
+Inclination = Annotated[
+    jax.Array,
+    Parameter("rad", (0.0, 1.5707963267948966), description="inclination, 0 face-on, π/2 edge-on"),
+]
+
+
+def vector(alias, *shape):
+    """The `Parameter` of an array whose entries are each what an alias such as `Radius` says.
+
+    Examples
+    --------
+    >>> vector(Flux, 3).shape
+    (3,)
+    """
+    return replace(next(iter(alias.__metadata__)), shape=shape)
 
 
 def keyword_parameters(function):
-    """Parameters of a plain function: its keyword-only arguments, with their annotations' `Parameter` if they have one.
+    """Parameters of a profile or metric: its keyword-only arguments, with their annotations' `Parameter` if any.
+
+    What is made by a function with static settings (`metrics.fourier`, `profiles.spline`) says them itself, by a
+    method ``parameters()``.
 
     Returns
     -------
     dict of Parameter
         An argument without annotation is a dimensionless unbounded scalar.
     """
+    if callable(getattr(function, "parameters", None)):
+        return function.parameters()
     signature = inspect.signature(function)
     try:
         hints = typing.get_type_hints(function, include_extras=True)
@@ -139,13 +195,24 @@ def parameters(model):
 
 
 def describe(declared, params):
-    """Declared parameters, with a plain `Parameter` of the right shape for each leaf of an undeclared branch."""
+    """Declared parameters as they are for given values: shapes known, undeclared leaves a plain `Parameter`."""
     if isinstance(declared, Parameter):
-        return declared
+        return replace(declared, shape=np.shape(params)) if -1 in declared.shape else declared
     if not isinstance(params, dict):
         return Parameter(shape=np.shape(params))
-    keys = declared if declared else params
-    return {key: describe(declared.get(key, {}), params[key]) for key in keys if key in params}
+    keys = declared if declared and not isinstance(declared, Partial) else params
+    return {key: describe(_child(declared, key), params[key]) for key in keys if key in params}
+
+
+def _child(declared, key):
+    """What is declared of a key; beneath an incomplete description all are incomplete."""
+    child = declared.get(key, {})
+    return Partial(child) if isinstance(declared, Partial) and isinstance(child, dict) else child
+
+
+def same_shape(shape, declared):
+    """True where a shape is as declared, −1 standing for any length."""
+    return len(shape) == len(declared) and all(want in (-1, got) for got, want in zip(shape, declared, strict=True))
 
 
 def check_params(declared, params, dtype, *, optional=()):
@@ -182,12 +249,8 @@ def _check(declared, params, prefix, dtype, problems, optional):
         problems.append(f"{prefix or 'params'}: expected a dictionary with {keys}, got {type(params).__name__}")
         return {}
     join = f"{prefix}." if prefix else ""
-    if not declared:  # a plain function declares nothing: take what is given
-        return {
-            key: _check({} if isinstance(value, dict) else Parameter(shape=np.shape(value)), value,
-                        f"{join}{key}", dtype, problems, optional)
-            for key, value in params.items()
-        }  # fmt: skip
+    if not declared or isinstance(declared, Partial):  # a plain function declares nothing: take what is given
+        declared = _completed(declared, params)
     for key in params:
         if key not in declared:
             problems.append(f"{join}{key}: unknown; the model has {', '.join(declared)}")
@@ -200,6 +263,12 @@ def _check(declared, params, prefix, dtype, problems, optional):
             missing = [path for path, _ in _declared_leaves(child, name) if path not in optional]
             problems.extend(f"{path}: missing; expected {_expectation(child, path, name)}" for path in missing)
     return tree
+
+
+def _completed(declared, params):
+    """An incomplete description with a plain `Parameter` for every leaf that it does not name."""
+    plain = {key: {} if isinstance(value, dict) else Parameter(shape=np.shape(value)) for key, value in params.items()}
+    return {**plain, **{key: _child(declared, key) for key in declared}}
 
 
 def _declared_leaves(declared, prefix):
@@ -220,8 +289,8 @@ def _check_leaf(parameter, value, name, dtype, problems):
         array = jnp.asarray(value, dtype) if traced else np.asarray(value, dtype)
     except (TypeError, ValueError):
         problems.append(f"{name}: expected a number or an array, got {type(value).__name__}")
-        return np.zeros(parameter.shape, dtype)
-    if array.shape != parameter.shape:
+        return np.zeros([max(length, 1) for length in parameter.shape], dtype)
+    if not same_shape(array.shape, parameter.shape):
         problems.append(
             f"{name}: expected shape {parameter.shape}, got {array.shape}"
             + (

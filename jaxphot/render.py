@@ -12,6 +12,7 @@ from jaxphot.models.combinators import check_model, components, kind
 from jaxphot.parameters import check_params, parameters
 from jaxphot.pytree import pytree, static_field
 from jaxphot.sampling import Cells, adaptive, check_sampling, mean_and_error, quad
+from jaxphot.stamps import local_cd, make_stamp
 
 _BACKGROUND_SAMPLING = quad(2)  # exact for a cubic: a background varies slowly over a pixel
 DEFAULT_SAMPLING = adaptive()
@@ -91,15 +92,16 @@ def apply(prepared, model, params, rough=None):
     extended = [pair for pair in pairs if kind(pair[0]) == "extended"]
     backgrounds = [pair for pair in pairs if kind(pair[0]) == "background"]
     points = [pair for pair in pairs if kind(pair[0]) == "point"]
-    if points and prepared.optics is None:
+    optics = _optics(prepared, pairs)
+    if points and optics is None:
         raise ValueError("model: it has a point source, but the image has no PSF to draw it with; pass psf=")
     image = jnp.zeros(prepared.cells.shape, prepared.area.dtype)
-    if prepared.optics is None:
+    if optics is None:
         if extended:
             image = _add_up(prepared.sampling, extended, prepared.cells) * prepared.area
     elif extended or points:
-        light = extended_light(prepared.sampling, extended, prepared.optics)
-        image = collect(prepared.optics, light, [_star(prepared.transform, *pair) for pair in points])
+        light = extended_light(prepared.sampling, extended, optics)
+        image = collect(optics, light, [_star(prepared.transform, *pair) for pair in points])
     if backgrounds:
         image = image + _add_up(_BACKGROUND_SAMPLING, backgrounds, prepared.cells) * prepared.area
     return image
@@ -113,6 +115,20 @@ def _roughly(prepared, rough):
     return replace(prepared, cells=replace(prepared.cells, rough=rough), optics=optics)
 
 
+def _optics(prepared, pairs):
+    """That of the PSF among the components, if there is one (see `psf_models.with_psf`), else the image's own."""
+    live = [pair for pair in pairs if kind(pair[0]) == "psf"]
+    if not live:
+        return prepared.optics
+    if len(live) > 1:
+        raise ValueError(f"model: expected one PSF for the whole scene, got {len(live)}")
+    (psf, params), transform, cells = live[0], prepared.transform, prepared.cells
+    cd = local_cd(transform, cells.shape, prepared.area.dtype)
+    stamp = make_stamp(psf.model, params, cd, psf.shape, psf.oversample)
+    optics = make_optics(stamp, transform, cells.shape, prepared.area.dtype)
+    return replace(optics, cells=replace(optics.cells, rough=cells.rough))
+
+
 def _add_up(sampling, pairs, cells):
     values = [sampling(model, params, cells) for model, params in pairs]
     return sum(values[1:], values[0]) if values else None
@@ -120,9 +136,9 @@ def _add_up(sampling, pairs, cells):
 
 def integration_error(prepared, model, params):
     """How far every pixel of `apply` may be off because the model was sampled, not integrated: (ny, nx) array."""
-    cells, optics = prepared.cells, prepared.optics
-    error, lights = jnp.zeros_like(prepared.area), []
-    for part, own in components(model, params):
+    cells, pairs = prepared.cells, components(model, params)
+    optics, error, lights = _optics(prepared, pairs), jnp.zeros_like(prepared.area), []
+    for part, own in pairs:
         if kind(part) == "background":
             error = error + mean_and_error(_BACKGROUND_SAMPLING, part, own, cells)[1] * prepared.area
         elif kind(part) == "extended" and optics is None:

@@ -2,8 +2,8 @@
 
 import functools
 import signal
-import time
 import threading
+import time
 from dataclasses import replace
 
 import jax

@@ -9,10 +9,14 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from cases import ELLIPSE, Case
+from numpy.testing import assert_allclose
 
 import jaxphot as jp
 
@@ -78,3 +82,31 @@ def test_readme_runs_as_printed(tmp_path):
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
+
+
+def test_contributing_adds_what_it_says():
+    """The lines that its diffs add make a profile and a transform that work."""
+    diffs = re.findall(r"^```diff\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL | re.MULTILINE)
+    profile, row, transform = (
+        "\n".join(line[1:] for line in diff.splitlines() if re.match(r"\+(?!\+\+)", line)) for diff in diffs
+    )
+    names = {**vars(jp.profiles), "np": np, "jp": jp, "Case": Case, "ELLIPSE": ELLIPSE}
+    exec(profile, names)
+    jp_with_it = types.SimpleNamespace(radial=jp.radial, profiles=types.SimpleNamespace(plummer=names["plummer"]))
+    (case,) = eval("{" + row + "}", {**names, "jp": jp_with_it}).values()
+    assert_allclose(jp.total_flux(case.model, case.values()), case.flux, rtol=1e-12)
+    params = case.values()
+    of_profile = {name: float(params[name]) for name in ("Rs", "I0")}
+    assert_allclose(names["plummer"](0.7, **of_profile), jp.profiles.moffat(0.7, n=2.0, Rd=1.3, I0=2.0), rtol=1e-12)
+
+    exec(transform, names)
+    bowed = names["make_bowed"](jp.make_linear(pixelscale=0.5, crpix=(8, 8)), 0.02, 8.0)
+    i, j = np.mgrid[:16.0, :16.0]
+    assert_allclose(bowed.plane_to_pixel(*bowed.pixel_to_plane(i, j)), (i, j), atol=1e-12)
+    image = jp.make_image(np.zeros((16, 16)), std=1.0, transform=bowed)
+    star = {"center": [0.3, -0.2], "q": 0.8, "PA": 0.4, "sigma": 1.0, "flux": 7.0}
+    assert_allclose(np.sum(jp.render(jp.models.gaussian, star, image)), 7.0, rtol=1e-3)
+    window = jp.crop(image, (2, 14, 3, 13))
+    assert_allclose(
+        jp.render(jp.models.gaussian, star, window), jp.render(jp.models.gaussian, star, image)[3:13, 2:14], atol=1e-6
+    )

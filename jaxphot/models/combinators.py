@@ -7,10 +7,15 @@ identity, so defining a function or lambda again compiles once more.
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from jaxphot.models.metrics import ellipse
-from jaxphot.parameters import keyword_parameters, parameters
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxphot.models.metrics import ellipse, own_parameters
+from jaxphot.parameters import Parameter, Partial, check_params, keyword_parameters, parameters
+from jaxphot.pytree import leaves_with_names
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,11 @@ class Radial:
 
     def __call__(self, params, x, y):
         """Brightness (flux/arcsec²) at plane positions x, y (arcsec)."""
-        of_metric = _pick(params, self.metric)
-        of_profile = _pick(params, self.profile)
+        of_metric = own_parameters(params, self.metric)
+        of_profile = own_parameters(params, self.profile)
         brightness = self.profile(self.metric(x, y, **of_metric), **of_profile)
-        if "flux" in of_profile and hasattr(self.metric, "area"):
-            brightness = brightness / self.metric.area(**of_metric)
-        return brightness
+        area = getattr(self.metric, "area", None)
+        return brightness if area is None or "flux" not in of_profile else brightness / area(**of_metric)
 
 
 def radial(profile, metric=ellipse):
@@ -71,10 +75,6 @@ def radial(profile, metric=ellipse):
     if shared:
         raise ValueError(f"profile and metric both have a parameter called {', '.join(sorted(shared))}")
     return Radial(profile, metric)
-
-
-def _pick(params, function):
-    return {name: params[name] for name in keyword_parameters(function)}
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Scene:
     def __call__(self, params, x, y):
         """Summed brightness (flux/arcsec²) of all parts but point sources."""
         pairs = self.components(params)
-        values = [model(own, x, y) for model, own in pairs if kind(model) != "point"]
+        values = [model(own, x, y) for model, own in pairs if kind(model) not in ("point", "psf")]
         return sum(values[1:], values[0]) if values else 0 * (x + y)
 
 
@@ -157,9 +157,147 @@ def scene(**parts):
     if not parts:
         raise ValueError("scene: expected at least one part, such as scene(galaxy=jp.models.sersic)")
     for name, model in parts.items():
-        if not callable(model):
-            raise TypeError(f"{name}: expected a model such as jp.models.sersic, got {type(model).__name__}")
+        _check_part(name, model)
     return Scene(tuple(parts.items()))
+
+
+@dataclass(frozen=True)
+class Many:
+    """Copies of a model, summed; made by `many`."""
+
+    model: Callable
+
+    def parameters(self):
+        """The model's, with a leading axis of any length."""
+        return _with_axis(parameters(self.model))
+
+    def components(self, params):
+        """Those of every copy."""
+        lengths = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(params)}
+        if len(lengths) != 1 or None in lengths:
+            found = ", ".join(f"{name} {np.shape(leaf)}" for name, leaf in leaves_with_names(params))
+            raise ValueError(f"many: expected params with one leading axis, as long as there are copies, got {found}")
+        rows = (jax.tree.map(lambda leaf, k=k: leaf[k], params) for k in range(lengths.pop()))
+        return [pair for own in rows for pair in components(self.model, own)]
+
+    def __call__(self, params, x, y):
+        """Summed brightness (flux/arcsec²) of all copies."""
+        return jnp.sum(jax.vmap(lambda own: self.model(own, x, y))(params), axis=0)
+
+
+def _with_axis(declared):
+    if isinstance(declared, Parameter):
+        return replace(declared, shape=(-1, *declared.shape))
+    return {name: _with_axis(child) for name, child in declared.items()}
+
+
+def many(model):
+    """A number of copies of one model, each with its own parameters, summed.
+
+    Every parameter has a leading axis; its length says how many copies there are. `render` draws them one by one, so
+    that compiling takes the longer the more there are.
+
+    Parameters
+    ----------
+    model : model
+
+    Returns
+    -------
+    Many
+
+    Examples
+    --------
+    >>> import jaxphot as jp
+    >>> stars = many(jp.models.point_source)
+    >>> jp.parameters(stars)["center"].shape  # (N, 2)
+    (-1, 2)
+    """
+    _check_part("many", model)
+    return Many(model)
+
+
+@dataclass(frozen=True)
+class Linked:
+    """A model seen through other parameters; made by `linked`."""
+
+    model: Callable
+    view: Callable
+    described: tuple
+    inverse: Callable | None
+
+    def parameters(self):
+        """What is known of the view's parameters: those that are not named are unbounded."""
+        return Partial(_thaw(self.described))
+
+    def params(self, theta):
+        """The model's own parameters."""
+        dtype = jnp.result_type(float, *jax.tree.leaves(theta))
+        return check_params(parameters(self.model), self.view(theta), dtype)
+
+    def components(self, theta):
+        """Those of the model."""
+        return components(self.model, self.params(theta))
+
+    def __call__(self, theta, x, y):
+        """Brightness (flux/arcsec²) at plane positions x, y (arcsec)."""
+        return self.model(self.params(theta), x, y)
+
+
+def linked(model, view, parameters=None, inverse=None):
+    """A model with other parameters: shared, tied or transformed ones, said in Python.
+
+    Parameters
+    ----------
+    model : model
+    view : callable
+        ``view(theta) → params`` of the model, in jax.numpy. A lambda made anew compiles anew.
+    parameters : dict, optional
+        Nested `Parameter` of theta's leaves; those that are not named are unbounded, step as they are, and may have any
+        shape.
+    inverse : callable, optional
+        ``inverse(params) → theta``; `initialize` needs it.
+
+    Returns
+    -------
+    Linked
+
+    Examples
+    --------
+    A bulge and a disk about one centre:
+
+    >>> import jax.numpy as jnp, jaxphot as jp
+    >>> galaxy = jp.scene(bulge=jp.models.sersic, disk=jp.models.exponential)
+    >>> def one_centre(theta):
+    ...     return {name: {**theta[name], "center": theta["center"]} for name in ("bulge", "disk")}
+    >>> model = linked(galaxy, one_centre)
+    >>> shape = {"q": 0.7, "PA": 0.3, "Re": 2.0, "Ie": 1.0}
+    >>> theta = {"center": jnp.zeros(2), "bulge": {**shape, "n": 4.0}, "disk": shape}
+    >>> float(jp.render(model, theta, jp.make_image(jnp.zeros((9, 9)), std=1.0)).sum()) > 0
+    True
+    """
+    _check_part("linked", model)
+    for name, function in (("view", view), ("inverse", inverse)):
+        if not callable(function) and (name, function) != ("inverse", None):
+            raise TypeError(f"linked: {name}: expected a function, got {type(function).__name__}")
+    return Linked(model, view, _freeze({} if parameters is None else parameters), inverse)
+
+
+def _freeze(tree):
+    """A dictionary as nested tuples, which are hashable."""
+    if isinstance(tree, dict):
+        return tuple((name, _freeze(child)) for name, child in tree.items())
+    if not isinstance(tree, Parameter):
+        raise TypeError(f"linked: parameters: expected Parameter in nested dictionaries, got {type(tree).__name__}")
+    return tree
+
+
+def _thaw(tree):
+    return tree if isinstance(tree, Parameter) else {name: _thaw(child) for name, child in tree}
+
+
+def _check_part(name, model):
+    if not callable(model):
+        raise TypeError(f"{name}: expected a model such as jp.models.sersic, got {type(model).__name__}")
 
 
 def components(model, params):
@@ -169,7 +307,7 @@ def components(model, params):
 
 
 def kind(model):
-    """One of extended (convolved), point, background (not convolved)."""
+    """One of extended (convolved), point, background (not convolved), and psf (what the others are seen through)."""
     return getattr(model, "kind", "extended")
 
 
