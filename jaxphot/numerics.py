@@ -43,6 +43,25 @@ _J1_SIN = (
 )  # fmt: skip
 
 
+def on_cpu():
+    """Whether what is traced now will run on processor cores, where a loop that fits the cache is quickest.
+
+    An accelerator would rather do everything at once, in few large kernels.
+    """
+    return jax.default_backend() == "cpu"
+
+
+@jax.custom_batching.custom_vmap
+def for_all(count):
+    """The largest count of all lanes of a `vmap`: a loop of that length runs without masks, the same for every lane."""
+    return count
+
+
+@for_all.def_vmap
+def _largest_of_all(_, is_batched, count):
+    return (jnp.max(count, axis=0) if is_batched[0] else count), False
+
+
 def b_n(n):
     """Sérsic's b_n, the root of γ(2n, b) = Γ(2n)/2, so that half the light lies within Re.
 

@@ -22,11 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxphot.edges import RADII, Light, edge_nodes, edge_table, half_sum_squared, locate, measure
-from jaxphot.numerics import gauss_legendre
+from jaxphot.midpoint import EXTRA, corrected_midpoint, far_and_error
+from jaxphot.numerics import for_all, gauss_legendre, on_cpu
 from jaxphot.pointwise import brightness, linearize_tree
 
 _FLOOR = 1e-4  # accuracy is relative to the larger of the cell and this part of the brightest one
-_RING = 4  # samples a row beyond the cells: two on either side
 _WIDTH, _TURNS = 240, 999  # the grid is sampled in at most so many turns, of at least so many blocks of nodes
 _CUSP = 0.2  # the m-point Gauss rule's relative error in a cell is about this · ρ^(−2m)
 _UNRESOLVED = 0.04  # the far rule's error, relative to the cell: beyond it the estimate says nothing
@@ -111,7 +111,7 @@ def _integrate_jvp(model, tol, layout, primals, tangents):
 def _cut(flat, layout):
     """(ny, nx) from the flat rows of `_means`."""
     ny, nx, _ = layout
-    return flat.reshape(ny, nx + _RING)[:, :nx]
+    return flat.reshape(ny, nx + EXTRA)[:, :nx]
 
 
 def _frame(params, transform):
@@ -142,7 +142,7 @@ class Plan(NamedTuple):
 def _means(sample, planes, tol, layout, frame, place, rough):
     """Means of all planes that ``sample(weight, i, j) → [array like i, …]`` gives, the first of which decides.
 
-    Everything is flat, rows being `_RING` samples longer than there are cells: XLA's loops over two dimensions are not
+    Everything is flat, rows being `EXTRA` samples longer than there are cells: XLA's loops over two dimensions are not
     vectorised. What is computed for the cells that are too many is cut off at the end, by the caller.
 
     Returns
@@ -151,7 +151,7 @@ def _means(sample, planes, tol, layout, frame, place, rough):
     """
     ny, nx, step = layout
     start, size = place
-    orders, half, row = choose_orders(tol), size / 2, nx + _RING
+    orders, half, row = choose_orders(tol), size / 2, nx + EXTRA
     grid = _grid_nodes(layout, start, frame)
     blocks = -(-grid.shape[1] // orders.block)
     grid_turns = min(max(blocks // _WIDTH, 1), _TURNS)
@@ -162,7 +162,7 @@ def _means(sample, planes, tol, layout, frame, place, rough):
     plane = np.repeat(np.arange(planes, dtype=np.int32) * (ny * row), width).reshape(planes, width)
 
     def make_plan(samples):
-        first = (ny + _RING) * row
+        first = (ny + EXTRA) * row
         light = None if frame is None else measure(frame, samples[first : first + RADII.size], size[0] * size[1])
         return _plan(tol, *far_and_error(samples, ny, row, size / step), frame, light, layout, start, half)
 
@@ -190,37 +190,55 @@ def _means(sample, planes, tol, layout, frame, place, rough):
         nodes = jax.lax.dynamic_slice_in_dim(grid, turn * length, length, axis=1).reshape(3, -1, width)
         return nodes, jnp.zeros(width, jnp.int32), jnp.zeros(width, grid.dtype)
 
-    def turn_once(state, plan):
-        turn, samples, refined = state
-        number = (turn - grid_turns) * width + jnp.arange(width, dtype=jnp.int32)
-        nodes, cell, share = jax.lax.cond(
-            turn < grid_turns, lambda: grid_nodes(turn), lambda: refined_nodes(plan, number)
-        )
+    def sums_of(nodes, share):
         values = sample(nodes[2].ravel(), nodes[0].ravel(), nodes[1].ravel())
         sums = jnp.stack([_sum(of_one.reshape(-1, width)) for of_one in values])
-        sums = jnp.where(share > 0, sums * share[None, :], 0)
+        return values, jnp.where(share > 0, sums * share[None, :], 0)
+
+    def add(refined, cell, sums):
+        return refined.at[(plane + cell[None, :]).ravel()].add(sums.ravel(), mode="promise_in_bounds")
+
+    def numbers(turn):
+        return turn * width + jnp.arange(width, dtype=jnp.int32)
+
+    def turns(plan):
+        edges, fine, coarse = plan.counts
+        return -(-(orders.edge_blocks * edges + 4 * fine + coarse) // width)
+
+    def turn_once(state, plan):
+        turn, samples, refined = state
+        nodes, cell, share = jax.lax.cond(
+            turn < grid_turns, lambda: grid_nodes(turn), lambda: refined_nodes(plan, numbers(turn - grid_turns))
+        )
+        values, sums = sums_of(nodes, share)
         at = jnp.minimum(turn, grid_turns) * length  # what is no sample of the grid goes behind it
         for number, of_one in enumerate(values):
             samples = jax.lax.dynamic_update_slice(samples, of_one[None], (jnp.int32(number), at))
-        return (
-            turn + 1,
-            samples,
-            refined.at[(plane + cell[None, :]).ravel()].add(sums.ravel(), mode="promise_in_bounds"),
-        )
+        return turn + 1, samples, add(refined, cell, sums)
 
     def go_through(phase, state):
         is_planned = phase > 0 if rough is None else (phase > 0) & ~rough
         plan = jax.lax.cond(is_planned, make_plan, no_plan, state[1][0])
-        edges, fine, coarse = plan.counts
-        refined_turns = -(-(orders.edge_blocks * edges + 4 * fine + coarse) // width)
-        end = grid_turns + refined_turns  # none without a plan
+        end = grid_turns + turns(plan)  # none without a plan
         state = jax.lax.while_loop(lambda s: s[0] < end, lambda s: turn_once(s, plan), state[:3])
         return *state, plan.share
 
-    samples = jnp.zeros((planes, (grid_turns + 1) * length), grid.dtype)
     refined = jnp.zeros(planes * ny * row, grid.dtype)
-    state = (jnp.zeros((), jnp.int32), samples, refined, jnp.zeros(ny * row, grid.dtype))
-    _, samples, refined, share = jax.lax.fori_loop(0, 2, go_through, state)
+    if on_cpu():
+        samples = jnp.zeros((planes, (grid_turns + 1) * length), grid.dtype)
+        state = (jnp.zeros((), jnp.int32), samples, refined, jnp.zeros(ny * row, grid.dtype))
+        _, samples, refined, share = jax.lax.fori_loop(0, 2, go_through, state)
+    else:  # where many lanes run together, what a loop carries should be little, and its length that of all
+        samples = jnp.stack(sample(grid[2], grid[0], grid[1]))
+        plan = make_plan(samples[0])
+        if rough is not None:
+            plan = plan._replace(share=jnp.where(rough, 0, plan.share), counts=jnp.where(rough, 0, plan.counts))
+
+        def refine_once(turn, refined):
+            nodes, cell, share = refined_nodes(plan, numbers(turn))
+            return add(refined, cell, sums_of(nodes, share)[1])
+
+        refined, share = jax.lax.fori_loop(0, for_all(turns(plan)), refine_once, refined), plan.share
     far = corrected_midpoint(samples, ny, row, size / step)
     return jnp.where(share < 1, far * (1 - share)[None, :], 0) + refined.reshape(planes, ny * row)
 
@@ -245,83 +263,10 @@ def _grid_nodes(layout, start, frame):
     return jnp.concatenate([nodes, jnp.ones_like(nodes[:1])])
 
 
-def corrected_midpoint(samples, ny, row, ratio):
-    """Means of cells from one sample each, in rows of which the first holds the upper ring: fourth order.
-
-    Parameters
-    ----------
-    samples : (…, ≥ (ny + 4) · row) array
-        Flat rows: two rings more than cells.
-    ny, row : int
-        Rows of cells; samples a row.
-    ratio : (2,) array
-        Sides of a cell ÷ distance of the samples.
-
-    Returns
-    -------
-    (…, ny · row) array
-        Cell (j, i) at j · row + i; the last `_RING` of each row mean nothing.
-    """
-    (si, sj), around = ratio, _neighbours(samples, ny, row)
-    second_i, second_j, mixed = si**2 / 24, sj**2 / 24, (si * sj) ** 2 / 576
-    fourth_i, fourth_j = (side**4 / 1920 - side**2 / 288 for side in (si, sj))
-    return _filled(
-        (1 - 2 * (second_i + second_j) + 6 * (fourth_i + fourth_j) + 4 * mixed) * around((0, 0))
-        + (second_i - 4 * fourth_i - 2 * mixed) * around((1, 0), (-1, 0))
-        + (second_j - 4 * fourth_j - 2 * mixed) * around((0, 1), (0, -1))
-        + fourth_i * around((2, 0), (-2, 0))
-        + fourth_j * around((0, 2), (0, -2))
-        + mixed * around((1, 1), (-1, -1), (1, -1), (-1, 1))
-    )
-
-
-def far_and_error(samples, ny, row, ratio):
-    """`corrected_midpoint` of one plane, and how far off it may be.
-
-    The error is the first term that is left out, as the last two that are kept foretell it.
-    """
-    (si, sj), around = ratio, _neighbours(samples, ny, row)
-    centre, near_i, near_j = around((0, 0)), around((1, 0), (-1, 0)), around((0, 1), (0, -1))
-    second_i, second_j = near_i - 2 * centre, near_j - 2 * centre
-    fourth_i = around((2, 0), (-2, 0)) - 4 * near_i + 6 * centre
-    fourth_j = around((0, 2), (0, -2)) - 4 * near_j + 6 * centre
-    mixed = around((1, 1), (-1, -1), (1, -1), (-1, 1)) - 2 * (near_i + near_j) + 4 * centre
-    terms = [
-        (si**2 / 24) * second_i,
-        (sj**2 / 24) * second_j,
-        (si**4 / 1920 - si**2 / 288) * fourth_i,
-        (sj**4 / 1920 - sj**2 / 288) * fourth_j,
-        (si * sj) ** 2 / 576 * mixed,
-    ]
-    mean = centre + sum(terms)
-    # the fourth difference vanishes here and there; the second's square is as large and does not at the same places
-    size = [jnp.abs(term) for term in terms]
-    tiny = jnp.finfo(mean.dtype).tiny
-    second = size[0] + size[1] + tiny
-    fourth = size[2] + size[3] + size[4] + 3 * second * jnp.minimum(second / (jnp.abs(mean) + tiny), 1)
-    return _filled(mean), _filled(fourth * jnp.minimum(6 * fourth / second, 1))
-
-
-def _neighbours(samples, ny, row):
-    """A function: the sum of the samples at offsets (di, dj) from every cell but the last few, which mean nothing."""
-    first, count = 2 * row + 2, ny * row - _RING
-
-    def around(*offsets):
-        parts = [samples[..., first + dj * row + di :][..., :count] for di, dj in offsets]
-        return sum(parts[1:], parts[0])
-
-    return around
-
-
-def _filled(values):
-    """With zeros for the last few cells, as long as all rows."""
-    return jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, _RING)])
-
-
 def _plan(tol, mean, error, frame, light, layout, start, half):
     """Decide which cells need more than the far rule, and sort them by kind."""
     ny, nx, step = layout
-    row = nx + _RING
+    row = nx + EXTRA
     orders = choose_orders(tol)
     tol = max(tol, 40 * float(jnp.finfo(mean.dtype).eps))
     column = jnp.tile(jnp.arange(row, dtype=mean.dtype), ny)

@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxphot.numerics import gauss_legendre
+from jaxphot.numerics import gauss_legendre, on_cpu
 from jaxphot.pointwise import brightness, linearize_tree
 from jaxphot.pytree import pytree, static_field
 from jaxphot.refine import integrate
+
+_AT_ONCE = 9  # samples in one kernel of an accelerator
 
 
 @pytree
@@ -116,7 +118,12 @@ def _scan(sample, planes, nodes, layout, dtype, rough):
         return [total + plane for total, plane in zip(totals, planes, strict=True)], None
 
     totals = [jnp.zeros(ny * nx, dtype)] * planes
-    if rough is None or len(nodes) == 1:
+    if not on_cpu():  # a few samples in one kernel; where one would do, they all lie at the centre
+        table = jnp.asarray(nodes, dtype)
+        offsets = table[:, :2] if rough is None else jnp.where(rough, 0, table[:, :2])
+        table = jnp.concatenate([offsets, table[:, 2:]], axis=1)
+        totals, _ = jax.lax.scan(add, totals, table, unroll=min(len(nodes), _AT_ONCE))
+    elif rough is None or len(nodes) == 1:
         totals, _ = jax.lax.scan(add, totals, jnp.asarray(nodes, dtype))
     else:
         table = jnp.asarray(((0.0, 0.0, 1.0), *nodes), dtype)

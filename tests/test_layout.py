@@ -44,6 +44,7 @@ ORDER = [
     "models",
     "edges",
     "pointwise",
+    "midpoint",
     "refine",
     "sampling",
     "stamps",

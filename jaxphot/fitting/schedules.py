@@ -18,6 +18,7 @@ from jaxphot.fitting.problem import make_problem
 from jaxphot.fitting.solve import advance, begin, domain_of, finish
 
 _STEPS_AT_ONCE = 3
+_SHRINK = 4  # what a chunk's lanes are divided by when so many are done; by less, more programs are compiled
 _MOST_STEPS_BEFORE_LAST_PHASE = 25  # a lane that creeps in float32, where rounding hides its way, goes on in float64
 SMALLEST_TOGETHER = 64  # lanes: with fewer, the compiler arranges sums differently and the last bits change
 
@@ -125,7 +126,7 @@ def _fit_lane(task, lane):
 def run_stepped(task, lanes):
     """Fit all lanes, a few steps of all at a time; those that are done are taken out.
 
-    The rest is gathered into the next smaller power of two, so that none waits for the slowest.
+    The rest is gathered into a quarter of the places as soon as it fits, so that none waits for the slowest.
 
     Parameters
     ----------
@@ -162,7 +163,9 @@ def _until_done(task, phase, lanes, states, starts):
         running = np.unique(active[running])
         if running.size == 0:
             return states
-        bucket = max(power_of_two(running.size), SMALLEST_TOGETHER)
+        bucket = len(active)
+        while bucket // _SHRINK >= max(running.size, SMALLEST_TOGETHER):
+            bucket //= _SHRINK
         if bucket < len(active):
             # filled up with a lane that is there anyway: it computes the same twice
             active = np.concatenate([running, np.full(bucket - running.size, running[0])])
