@@ -70,9 +70,9 @@ def main():
         for psf in arguments.psf:
             dtype = np.dtype("float64" if precision == "mixed" else precision)
             unique = min(UNIQUE, max(arguments.counts))
-            data = make_cutouts(unique, dtype=dtype, psf=bool(psf), sampling=jp.sampling.quad(3))[:2]
-            data = jax.tree.map(np.asarray, data)
             for rule in arguments.rules:
+                data = make_cutouts(unique, dtype=dtype, psf=bool(psf), sampling=RULES[rule])[:2]
+                data = jax.tree.map(np.asarray, data)
                 for count in arguments.counts:
                     if time.perf_counter() - began < arguments.budget:
                         row(precision, rule, bool(psf), count, data, limits)
@@ -116,7 +116,7 @@ def time_phases(rule, images, start, size=4096):
     begin = timed(schedules._begin, task, lanes)
 
     def three_steps():
-        return schedules._advance(task, 0, lanes, schedules._begin(task, lanes))
+        return schedules._advance(task, 0, lanes, schedules._begin(task, lanes), np.int32(3))
 
     steps = timed(three_steps) - begin
     whole = timed(schedules.run_stepped, task, lanes)

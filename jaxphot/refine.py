@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxphot.edges import RADII, Light, edge_nodes, edge_table, half_sum_squared, locate, measure
 from jaxphot.midpoint import EXTRA, corrected_midpoint, far_and_error
-from jaxphot.numerics import for_all, gauss_legendre, on_cpu
+from jaxphot.numerics import for_all, gauss_legendre, on_cpu, sum_together
 from jaxphot.pointwise import brightness, linearize_tree
 
 _FLOOR = 1e-4  # accuracy is relative to the larger of the cell and this part of the brightest one
@@ -192,7 +192,8 @@ def _means(sample, planes, tol, layout, frame, place, rough):
 
     def sums_of(nodes, share):
         values = sample(nodes[2].ravel(), nodes[0].ravel(), nodes[1].ravel())
-        sums = jnp.stack([_sum(of_one.reshape(-1, width)) for of_one in values])
+        by_block = [of_one.reshape(-1, width) for of_one in values]
+        sums = jnp.stack([_sum(of_one) for of_one in by_block] if on_cpu() else sum_together(by_block))
         return values, jnp.where(share > 0, sums * share[None, :], 0)
 
     def add(refined, cell, sums):

@@ -11,12 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxphot.numerics import gauss_legendre, on_cpu
+from jaxphot.numerics import gauss_legendre, on_cpu, sum_together
 from jaxphot.pointwise import brightness, linearize_tree
 from jaxphot.pytree import pytree, static_field
 from jaxphot.refine import integrate
-
-_AT_ONCE = 9  # samples in one kernel of an accelerator
 
 
 @pytree
@@ -117,19 +115,26 @@ def _scan(sample, planes, nodes, layout, dtype, rough):
         planes = sample(weight, column, row, oi, oj)
         return [total + plane for total, plane in zip(totals, planes, strict=True)], None
 
+    if not on_cpu():
+        return [total.reshape(ny, nx) for total in _at_once(sample, nodes, column, row, rough)]
     totals = [jnp.zeros(ny * nx, dtype)] * planes
-    if not on_cpu():  # a few samples in one kernel; where one would do, they all lie at the centre
-        table = jnp.asarray(nodes, dtype)
-        offsets = table[:, :2] if rough is None else jnp.where(rough, 0, table[:, :2])
-        table = jnp.concatenate([offsets, table[:, 2:]], axis=1)
-        totals, _ = jax.lax.scan(add, totals, table, unroll=min(len(nodes), _AT_ONCE))
-    elif rough is None or len(nodes) == 1:
+    if rough is None or len(nodes) == 1:
         totals, _ = jax.lax.scan(add, totals, jnp.asarray(nodes, dtype))
     else:
         table = jnp.asarray(((0.0, 0.0, 1.0), *nodes), dtype)
         first, end = jnp.where(rough, 0, 1), jnp.where(rough, 1, len(table))
         totals = jax.lax.fori_loop(first, end, lambda k, totals: add(totals, table[k])[0], totals)
     return [total.reshape(ny, nx) for total in totals]
+
+
+def _at_once(sample, nodes, column, row, rough):
+    """`_scan` for accelerators: one kernel samples and sums. Where one sample would do, all lie at the centre."""
+    oi, oj, weight = jnp.asarray(nodes, column.dtype).T[:, :, None]
+    if rough is not None:
+        oi, oj = jnp.where(rough, 0, oi), jnp.where(rough, 0, oj)
+    shape = (len(nodes), column.size)
+    places = [jnp.broadcast_to(place, shape).ravel() for place in (weight, column, row, oi, oj)]
+    return sum_together([plane.reshape(shape) for plane in sample(*places)])
 
 
 @dataclass(frozen=True)

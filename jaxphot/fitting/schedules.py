@@ -17,7 +17,7 @@ from jaxphot.fitting.multistart import choose, spread
 from jaxphot.fitting.problem import make_problem
 from jaxphot.fitting.solve import advance, begin, domain_of, finish
 
-_STEPS_AT_ONCE = 3
+_STEPS_AT_ONCE = 3  # the last few lanes are stepped to their end in one call
 _SHRINK = 4  # what a chunk's lanes are divided by when so many are done; by less, more programs are compiled
 _MOST_STEPS_BEFORE_LAST_PHASE = 25  # a lane that creeps in float32, where rounding hides its way, goes on in float64
 SMALLEST_TOGETHER = 64  # lanes: with fewer, the compiler arranges sums differently and the last bits change
@@ -157,7 +157,8 @@ def _until_done(task, phase, lanes, states, starts):
     part = lanes if starts == 1 else _gather(lanes, active // starts)
     while True:
         whole = len(active) == count
-        moved = _advance(task, phase, part, states if whole else _gather(states, active))
+        steps = np.int32(_STEPS_AT_ONCE if len(active) > SMALLEST_TOGETHER else largest.max())
+        moved = _advance(task, phase, part, states if whole else _gather(states, active), steps)
         running = (np.asarray(moved.status) == lm.RUNNING) & (np.asarray(moved.steps) < largest[active])
         states = moved if whole else _scatter(states, active, moved)
         running = np.unique(active[running])
@@ -179,8 +180,8 @@ def _begin(task, lanes):
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def _advance(task, phase, lanes, states):
-    return jax.vmap(lambda lane, state: advance(*_problem(task, lane, phase), state, _STEPS_AT_ONCE))(lanes, states)
+def _advance(task, phase, lanes, states, steps):
+    return jax.vmap(lambda lane, state: advance(*_problem(task, lane, phase), state, steps))(lanes, states)
 
 
 @partial(jax.jit, static_argnums=0)
