@@ -309,7 +309,9 @@ def _chunk_size(settings, source, scalars, dtype):
     fitting = max(int(0.6 * free / at_once / bytes_a_lane), 1)
     size = min(max(_LARGEST_STEPPED // starts, 1), 1 << (fitting.bit_length() - 1))
     if count is not None:
-        size = min(size, max(power_of_two(-(-count // settings.devices)), -(-SMALLEST_TOGETHER // starts)))
+        # a chunk for each worker at least, so that one is copied while the other is computed
+        share = power_of_two(max(count // len(settings.workers), 1) // 2 + 1)
+        size = min(size, max(share, -(-SMALLEST_TOGETHER // starts)))
     return size
 
 
