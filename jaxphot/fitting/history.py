@@ -19,7 +19,8 @@ class History(NamedTuple):
     Attributes
     ----------
     chi2 : (S + 1,) array
-        After each step; the first is that of the start, with amplitudes solved for.
+        After each step; the first is that of the start, with amplitudes solved for. NaN at the step from which on
+        pixels are integrated exactly, where it has yet to be evaluated.
     decrement : (S + 1,) array
         By how much χ² would fall in a full Newton step: the squared distance to the end in standard errors.
     damping : (S + 1,) array
@@ -70,7 +71,7 @@ def fit_history(model, params, image, **options):
     from_internal = jax.jit(setup.coordinates.from_internal)
     physical = np.stack([np.asarray(from_internal(one.params)) for one in states])
     return History(
-        chi2=np.asarray([2 * float(one.loss) for one in states]),
+        chi2=np.asarray([2 * float(one.loss) if np.isfinite(one.loss) else np.nan for one in states]),
         decrement=np.asarray([float(one.decrement) for one in states]),
         damping=np.asarray([float(one.damping) for one in states]),
         params=dict(zip(setup.coordinates.names, physical.T, strict=True)),

@@ -125,7 +125,7 @@ def convergence(history, ax=None, *, names=None):
         if (names is None or name in names) and error > 0:
             distance = np.abs(history.params[name] - history.params[name][-1]) / error
             ax.plot(steps, np.maximum(distance, floor), "-", linewidth=1, label=name)
-    above = np.maximum(history.chi2 - history.chi2.min(), floor)
+    above = np.maximum(history.chi2 - np.nanmin(history.chi2), floor)
     ax.plot(steps, above, "o-", color="black", linewidth=1.8, markersize=4, label="χ² above its end")
     ax.axhline(1, color="0.6", linewidth=0.8, linestyle=":")
     ax.set(
