@@ -7,10 +7,13 @@ pytrees; a batch is `jax.vmap` over one jit-compiled Levenberg–Marquardt step.
 import importlib
 
 from jaxphot import fitting, likelihood, models, sampling, units
+from jaxphot.about import info
 from jaxphot.fitting.batch import BatchError, fit_batch
 from jaxphot.fitting.compiled import compile_fit, enable_compilation_cache
+from jaxphot.fitting.history import fit_history
 from jaxphot.fitting.result import Fit, status_message
 from jaxphot.fitting.solve import fit
+from jaxphot.fitting.stream import fit_stream
 from jaxphot.image import (
     Image,
     crop,
@@ -52,6 +55,9 @@ _LAZY = {
     "save_fit": "jaxphot.catalog",
     "load_fit": "jaxphot.catalog",
     "log_likelihood": "jaxphot.inference",
+    "to_arviz": "jaxphot.export",
+    "to_xarray": "jaxphot.export",
+    "write_table": "jaxphot.export",
 }
 
 __all__ = [
@@ -69,7 +75,10 @@ __all__ = [
     "extended",
     "fit",
     "fit_batch",
+    "fit_history",
+    "fit_stream",
     "fitting",
+    "info",
     "initialize",
     "likelihood",
     "linked",

@@ -64,7 +64,7 @@ def to_table(fit, ids=None, *, model=None, zeropoint=None, unit=""):
     >>> table.colnames[:3], table["I0"].unit.to_string(), table["message"].tolist()
     (['id', 'I0', 'I0_err'], '1 / arcsec2', ['converged'])
     """
-    single = _check_fit(fit)
+    single = check_fit(fit)
     if single:
         fit = jax.tree.map(lambda leaf: leaf[None], fit)
     count = len(fit.status)
@@ -97,7 +97,7 @@ def to_table(fit, ids=None, *, model=None, zeropoint=None, unit=""):
     return table
 
 
-def _check_fit(fit):
+def check_fit(fit):
     """Refuse what is no concrete Fit of one image or one batch; True for one image."""
     if not isinstance(fit, Fit):
         raise TypeError(f"fit: expected a Fit, as jaxphot.fit and fit_batch return it, got {type(fit).__name__}")
@@ -148,6 +148,12 @@ def _declared_unit(name, declared):
     if isinstance(declared.get(name), Parameter):
         return declared[name].unit
     return _vocabulary().get(name.rpartition(".")[2], "")
+
+
+def parameter_units(tree, model=None):
+    """Units, as strings, of the leaves of a tree by key path; from the model, or by the parameters' names."""
+    declared = {} if model is None else dict(leaves_with_names(parameters(model)))
+    return {name: _declared_unit(name, declared) for name, _ in leaves_with_names(tree)}
 
 
 def _unit(name, declared, flux_unit):
@@ -220,7 +226,7 @@ def save_fit(path, fit, overwrite=False):
     (True, ('I0',))
     """
     kind = _file_kind(path)
-    single = _check_fit(fit)
+    single = check_fit(fit)
     static, leaves = {}, []
     for field in dataclasses.fields(fit):
         value = getattr(fit, field.name)

@@ -66,7 +66,9 @@ ORDER = [
     "fitting.schedules",
     "fitting.chunks",
     "fitting.batch",
+    "fitting.stream",
     "fitting.compiled",
+    "fitting.history",
     "fitting.gradient",
     "fitting",
     "inference",
@@ -74,14 +76,33 @@ ORDER = [
     "fits",
     "ccddata",
     "catalog",
+    "export",
     "drawing",
+    "plot.marks",
+    "plot.maps",
+    "plot.curves",
+    "plot.corners",
+    "plot.sheets",
     "plot",
+    "about",
+    "cli",
+    "cli.expressions",
+    "cli.manifest",
+    "cli.sources",
+    "cli.store",
+    "cli.batch",
+    "cli.single",
+    "cli.catalogue",
+    "cli.page",
+    "cli.show",
+    "cli.main",
     "__init__",
+    "__main__",
 ]
 
 LONGEST = 400
-ASTROPY_ALLOWED = {"fits", "hdus", "ccddata", "catalog", "drawing", "plot"}  # pictures: WCS axes
-MATPLOTLIB_ALLOWED = {"drawing", "plot"}
+ASTROPY_ALLOWED = {"fits", "hdus", "ccddata", "catalog", "export", "drawing"}  # and the command line
+MATPLOTLIB_ALLOWED = {"drawing"}  # and plot
 
 
 def module_name(path):
@@ -124,8 +145,8 @@ def test_imports_point_upwards(module):
 def test_heavy_packages_stay_in_their_files(module):
     for name, line in imported(FILES[module]):
         package = name.partition(".")[0]
-        assert package != "astropy" or module in ASTROPY_ALLOWED, f"{module}:{line}"
-        assert package != "matplotlib" or module in MATPLOTLIB_ALLOWED, f"{module}:{line}"
+        assert package != "astropy" or module in ASTROPY_ALLOWED or module.startswith("cli."), f"{module}:{line}"
+        assert package != "matplotlib" or module in MATPLOTLIB_ALLOWED or module.startswith("plot"), f"{module}:{line}"
 
 
 @pytest.mark.parametrize("module", FILES)
@@ -134,8 +155,10 @@ def test_files_are_short(module):
 
 
 def test_jax_config_is_left_alone():
-    """But for the one function whose purpose it is to set it."""
+    """But for the one function whose purpose it is to set it, and the command line, whose process is its own."""
     for module, path in FILES.items():
+        if module == "cli.main":
+            continue
         tree = ast.parse(path.read_text())
         tree.body = [node for node in tree.body if getattr(node, "name", None) != "enable_compilation_cache"]
         called = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]

@@ -122,7 +122,7 @@ def fit_batch(
     >>> [round(float(level), 3) for level in fits.params["I0"]]
     [1.0, 2.0, 3.0]
     """
-    settings = _settings(starts, precision, chunk, devices, schedule, options)
+    settings = batch_settings(starts, precision, chunk, devices, schedule, options)
     own = options.get("fixed"), options.get("bounds")
     several = isinstance(model, (list, tuple))
     results = _Listed(len(model)) if several else _Joined()
@@ -154,7 +154,7 @@ class _Settings(NamedTuple):
     options: tuple
 
 
-def _settings(starts, precision, chunk, devices, schedule, options):
+def batch_settings(starts, precision, chunk, devices, schedule, options):
     """Checked options, sorted into what lanes carry and what is compiled."""
     _check_count("starts", starts)
     if chunk is not None:
@@ -279,17 +279,26 @@ class _Listed:
 def _run(settings, model, params, source, fixed, bounds, report):
     """Fit images of one kind with one model."""
     check_model(model)
-    own = source.first.dtype.name
-    dtypes = (own,) if settings.precision is None else _PRECISIONS[settings.precision]
+    dtypes = phases(settings, source.first)
     lanes = Lanes(model, params, fixed, bounds, source.count, dtypes[-1])
-    size = _chunk_size(settings, source, lanes.scalars, dtypes[-1])
+    size = chunk_size(settings, source, lanes.scalars, dtypes[-1])
+    chunks = read_lanes(source, lanes, size, settings.lanes, dtypes[-1])
+    dispatch(compiled_chunk(settings, model, dtypes), chunks, settings.workers, report)
+
+
+def phases(settings, image):
+    """The dtypes in which a fit of an image steps, one after the other."""
+    return (image.dtype.name,) if settings.precision is None else _PRECISIONS[settings.precision]
+
+
+def compiled_chunk(settings, model, dtypes):
+    """The function (lanes, device) → Fit that fits a chunk by the schedule; one too large for the memory is halved."""
     task = Task(model, settings.options, dtypes, int(settings.starts))
     run = partial({"map": run_mapped, "vmap": run_stepped}[settings.schedule], task)
-    chunks = read_lanes(source, lanes, size, settings.lanes, dtypes[-1])
-    _dispatch(partial(_retry, run, {}), chunks, settings.workers, report)
+    return partial(_retry, run, {})
 
 
-def _chunk_size(settings, source, scalars, dtype):
+def chunk_size(settings, source, scalars, dtype):
     """Lanes in one compiled call."""
     count, starts = source.count, settings.starts
     if settings.schedule == "map":
@@ -315,7 +324,7 @@ def _chunk_size(settings, source, scalars, dtype):
     return size
 
 
-def _dispatch(run, chunks, workers, report):
+def dispatch(run, chunks, workers, report):
     """Run chunks on all workers, one ahead for whoever is free first; when it ends early, what has begun is finished.
 
     Parameters
