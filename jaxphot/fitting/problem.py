@@ -108,6 +108,7 @@ def _parameters(model, params, fixed, bounds, dtype):
     described = describe(declared, start)
     fixed_names = {name for name, _ in leaves_with_names(fixed)} if fixed else set()
     _check_known("fixed", fixed_names, described)
+    fixed_names |= {name for name, parameter in leaves_with_names(described) if parameter.coordinate == "constant"}
     limits = _limits(bounds, described, dtype)
     _check_inside(start, limits, fixed_names)
     bounded = [name for name, (_, _, is_users) in limits.items() if is_users]
