@@ -71,7 +71,7 @@ def prepare(image, sampling=DEFAULT_SAMPLING):
     return Prepared(image.transform, cells, cells.area(), optics, image.psf, sampling)
 
 
-def apply(prepared, model, params, rough=None):
+def apply(prepared, model, params, rough=None, firsts=None):
     """The model's image, from what `prepare` made: pure, for use inside one's own jitted code.
 
     Parameters
@@ -81,6 +81,8 @@ def apply(prepared, model, params, rough=None):
     params : dict
     rough : bool scalar, optional
         Integrate pixels by one sample, as a fit does that is far from its end.
+    firsts : sequence of (N, 2) arrays of int, optional
+        First pixels (i, j) of the stamps of copies that are drawn in such; by default they are about their centres.
 
     Returns
     -------
@@ -94,15 +96,16 @@ def apply(prepared, model, params, rough=None):
     if rough is not None:
         prepared = _roughly(prepared, rough)
     pairs = components(model, params)
-    image = _whole_frame(prepared, pairs)
-    for copies, own in pairs:
-        if kind(copies) == "stamped":
-            first = first_pixels(copies, own, prepared.transform, prepared.cells.shape)
-            image = add_stamps(image, draw_copies(prepared, copies, own, first, pairs), first)
+    image = whole_frame(prepared, pairs)
+    stamped = [pair for pair in pairs if kind(pair[0]) == "stamped"]
+    if firsts is None:
+        firsts = [first_pixels(*pair, prepared.transform, prepared.cells.shape) for pair in stamped]
+    for (copies, own), first in zip(stamped, firsts, strict=True):
+        image = add_stamps(image, draw_copies(prepared, copies, own, first, pairs), first)
     return image
 
 
-def _whole_frame(prepared, pairs):
+def whole_frame(prepared, pairs):
     """Image of all components but those drawn in stamps."""
     extended = [pair for pair in pairs if kind(pair[0]) == "extended"]
     backgrounds = [pair for pair in pairs if kind(pair[0]) == "background"]
@@ -172,7 +175,7 @@ def stamp_frame(prepared, copies, pairs=()):
 
 def draw_copy(stamp, model, params, first):
     """One copy in the stamp whose first pixel (i, j) is given: (sy, sx) array."""
-    return _whole_frame(_placed(stamp, first), components(model, params))
+    return whole_frame(_placed(stamp, first), components(model, params))
 
 
 def _placed(stamp, first):

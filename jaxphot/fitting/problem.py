@@ -51,6 +51,8 @@ class Lane(NamedTuple):
     limits : tuple of arrays
         Bounds in internal coordinates, as `Coordinates.limits` makes them.
     rtol, max_steps : scalars
+    pairs : tuple of (M, 2) arrays of int, optional
+        Which stamps of a crowded field overlap, where it is large and known (see `scenes.find_pairs`).
     """
 
     start: dict
@@ -58,6 +60,7 @@ class Lane(NamedTuple):
     limits: tuple
     rtol: object
     max_steps: object
+    pairs: tuple | None = None
 
 
 def make_problem(
