@@ -32,9 +32,11 @@ def first_pixels(copies, params, transform, shape):
     """
     own, _ = copies.split(params)
     centers = jax.vmap(lambda row: jnp.stack(transform.plane_to_pixel(*position(copies.model, row))))(own)
-    size, room = jnp.asarray(copies.stamp[::-1]), jnp.asarray(shape[::-1])
-    first = jnp.round(jax.lax.stop_gradient(centers) - (size - 1) / 2)
-    return jnp.clip(jnp.nan_to_num(first), 0, jnp.maximum(room - size, 0)).astype(jnp.int32)
+    (sy, sx), (ny, nx) = copies.stamp, shape
+    middle = jnp.asarray([[(sx - 1) / 2, (sy - 1) / 2]], centers.dtype)
+    last = jnp.asarray([[max(nx - sx, 0), max(ny - sy, 0)]], centers.dtype)
+    first = jnp.round(jax.lax.stop_gradient(centers) - middle)
+    return jnp.clip(jnp.nan_to_num(first), 0, last).astype(jnp.int32)
 
 
 def over_sources(function, rows):

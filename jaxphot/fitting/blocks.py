@@ -159,10 +159,10 @@ def scaled_matrix(hessian, damping, held):
     a, b = padded[hessian.pairs[:, 0]], padded[hessian.pairs[:, 1]]
     eye = jnp.eye(own.shape[1], dtype=own.dtype)
     scaled = BlockMatrix(
-        hessian.blocks * own[:, :, None] * own[:, None, :] + ridge[:, :, None] * eye,
+        hessian.blocks * own[:, :, None] * own[:, None, :] + ridge[:, :, None] * eye[None],
         hessian.pairs,
         hessian.couplings * a[:, :, None] * b[:, None, :],
-        hessian.cross * own[:, :, None] * shared,
+        hessian.cross * own[:, :, None] * shared[None, None, :],
         hessian.corner * shared[:, None] * shared[None, :] + jnp.diag(ridge_shared),
         hessian.index,
         hessian.shared,
@@ -202,10 +202,11 @@ def conjugate_gradients(matrix, rhs):
         image = times(direction)
         curvature = dot(direction, image)
         length = jnp.where(curvature > 0, size / jnp.where(curvature > 0, curvature, 1), 0)
-        x, residual = x + length * direction, residual - length * image
+        x, residual = x + length[None, None, :] * direction, residual - length[None, None, :] * image
         steepest = precondition(residual)
         new = dot(residual, steepest)
-        direction = steepest + jnp.where(size > 0, new / jnp.where(size > 0, size, 1), 0) * direction
+        growth = jnp.where(size > 0, new / jnp.where(size > 0, size, 1), 0)
+        direction = steepest + growth[None, None, :] * direction
         return x, residual, direction, new, count + 1
 
     first = precondition(rhs)

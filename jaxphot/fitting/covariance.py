@@ -20,10 +20,10 @@ def physical_covariance(state, coordinates, domain):
     basis = jnp.eye(z.size, dtype=z.dtype) if basis is None else basis
     inverse, null = _inverse(basis.T @ state.hessian @ basis, held)
     nothing_known = (state.status == lm.NON_FINITE) | (state.status == lm.NO_DATA)
-    return carry_over(z, inverse, basis, null | nothing_known, held, coordinates, domain.dimensionless)
+    return carry_over(z, inverse, basis, null, held, nothing_known, coordinates, domain.dimensionless)
 
 
-def carry_over(z, inverse, basis, null, held, coordinates, dimensionless):
+def carry_over(z, inverse, basis, null, held, nothing_known, coordinates, dimensionless):
     """From the inverse of a matrix in a basis of internal coordinates to the covariance of the physical parameters.
 
     Parameters
@@ -33,6 +33,8 @@ def carry_over(z, inverse, basis, null, held, coordinates, dimensionless):
     inverse, basis : (P, P) arrays
     null, held : (P,) arrays of bool
         Directions of the basis that nothing determines, or that are held.
+    nothing_known : bool scalar
+        There were no data, or nothing finite: no parameter is determined.
     coordinates : Coordinates
     dimensionless : tuple of int
         Positions of logarithms and shears.
@@ -62,6 +64,7 @@ def carry_over(z, inverse, basis, null, held, coordinates, dimensionless):
     # a source without light leaves its shape a trace of rounding errors to be determined from
     dimensionless = np.isin(np.arange(z.size), dimensionless)
     undetermined |= dimensionless & ~held & (jnp.diagonal(internal) > _UNKNOWN**2)
+    undetermined |= nothing_known
     # a held direction is a parameter of the same place in the vector: a shear held along its radius is a held q
     unknown = undetermined | held
     return jnp.where(unknown[:, None] | unknown[None, :], jnp.nan, covariance), undetermined, is_round

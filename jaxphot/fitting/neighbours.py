@@ -79,40 +79,41 @@ def block_covariance(state, layout, domain):
     own = local_inverses(matrix) + jnp.einsum("spd,de,sqe->spq", through, of_shared, through, precision=_EXACT)
     inflation = hessian.scatter(jnp.diagonal(own, axis1=1, axis2=2), jnp.diagonal(of_shared))
     nothing_known = (state.status == lm.NON_FINITE) | (state.status == lm.NO_DATA)
-    null = ~held & (~is_determined(inflation, ridge) | nothing_known | (scale == 0))
+    null = ~held & (~is_determined(inflation, ridge) | (scale == 0))
     scale_own, scale_shared = hessian.gather(scale)
     own = own * scale_own[:, :, None] * scale_own[:, None, :]
     of_shared = of_shared * scale_shared[:, None] * scale_shared[None, :]
-    return _physical(z, held, null, own, of_shared, basis, layout, hessian)
+    return _physical((z, null, held), nothing_known, own, of_shared, basis, layout, hessian)
 
 
-def _physical(z, held, null, own, of_shared, basis, layout, hessian):
+def _physical(vectors, nothing_known, own, of_shared, basis, layout, hessian):
     """Every block carried over by its own coordinates."""
-    undetermined, is_round = jnp.zeros(z.size, bool), jnp.zeros((), bool)
+    undetermined, is_round = jnp.zeros(hessian.size, bool), jnp.zeros((), bool)
     blocks, first = jnp.zeros_like(own), 0
     for group in layout.groups:
         rows, width = slice(first, first + len(group.index)), group.index.shape[1]
         first = rows.stop
         narrow = own[rows, :width, :width], basis.blocks[rows, :width, :width]
-        found, unknown, is_rounded = _carry_each(group.coordinates, z, held, null, group.index, *narrow)
+        found, unknown, is_rounded = _carry_each(group.coordinates, vectors, nothing_known, group.index, *narrow)
         blocks = blocks.at[rows, :width, :width].set(found)
         undetermined = undetermined.at[group.index].set(unknown)
         is_round |= jnp.any(is_rounded)
     alone = of_shared[None], basis.corner[None]
-    corner, unknown, is_rounded = _carry_each(layout.coordinates, z, held, null, layout.shared[None], *alone)
+    corner, unknown, is_rounded = _carry_each(layout.coordinates, vectors, nothing_known, layout.shared[None], *alone)
     undetermined = undetermined.at[layout.shared].set(unknown[0])
     covariance = BlockCovariance(blocks, corner[0], hessian.index, hessian.shared, hessian.size)
     return covariance, undetermined, is_round | is_rounded[0]
 
 
-def _carry_each(coordinates, z, held, null, index, inverse, basis):
+def _carry_each(coordinates, vectors, nothing_known, index, inverse, basis):
     paired = {place for pair in coordinates.pairs for place in pair}
     dimensionless = tuple(k for k, is_log in enumerate(coordinates.logarithmic) if is_log or k in paired)
 
     def one(z, inverse, basis, null, held):
-        return carry_over(z, inverse, basis, null, held, coordinates, dimensionless)
+        return carry_over(z, inverse, basis, null, held, nothing_known, coordinates, dimensionless)
 
-    return jax.vmap(one)(z[index], inverse, basis, null[index], held[index])
+    z, null, held = (vector[index] for vector in vectors)
+    return jax.vmap(one)(z, inverse, basis, null, held)
 
 
 def local_inverses(matrix):
@@ -145,7 +146,7 @@ def local_inverses(matrix):
         half = jax.scipy.linalg.solve_triangular(factor, jnp.eye(width, dtype=whole.dtype), lower=True)
         return jnp.matmul(half.T, half, precision=_EXACT)
 
-    return jax.lax.map(one, jnp.arange(count), batch_size=64)
+    return jax.lax.map(one, jnp.arange(count, dtype=jnp.int32), batch_size=64)
 
 
 def _strongest(matrix):
@@ -155,14 +156,15 @@ def _strongest(matrix):
     """
     count, many = len(matrix.blocks), len(matrix.couplings)
     strength = jnp.sum(matrix.couplings**2, axis=(1, 2))
-    source = jnp.concatenate([matrix.pairs[:, 0], matrix.pairs[:, 1]])
-    other = jnp.concatenate([matrix.pairs[:, 1], matrix.pairs[:, 0]])
-    number = jnp.concatenate([jnp.arange(many), jnp.arange(many) + many + 1])
+    pairs, numbers = matrix.pairs.astype(jnp.int32), jnp.arange(many, dtype=jnp.int32)
+    source, other = jnp.concatenate([pairs[:, 0], pairs[:, 1]]), jnp.concatenate([pairs[:, 1], pairs[:, 0]])
+    number = jnp.concatenate([numbers, numbers + (many + 1)])
     order = jnp.lexsort((-jnp.concatenate([strength, strength]), source))
     source, other, number = source[order], other[order], number[order]
-    rank = jnp.arange(source.size) - jnp.searchsorted(source, source)
+    rank = jnp.arange(source.size, dtype=jnp.int32) - jnp.searchsorted(source, source).astype(jnp.int32)
     kept = (rank < _NEIGHBOURS) & (source < count)
     at = jnp.where(kept, source, count + 1), jnp.where(kept, rank, 0)
-    neighbours = jnp.full((count + 1, _NEIGHBOURS), count).at[at].set(other, mode="drop")
-    coupling = jnp.full((count + 1, _NEIGHBOURS), many).at[at].set(number, mode="drop")
+    shape = count + 1, _NEIGHBOURS
+    neighbours = jnp.full(shape, count, jnp.int32).at[at].set(other, mode="drop")
+    coupling = jnp.full(shape, many, jnp.int32).at[at].set(number, mode="drop")
     return neighbours, coupling

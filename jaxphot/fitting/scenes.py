@@ -277,7 +277,7 @@ def _assemble(layout, columns, firsts, root, shared_columns, pairs, size):
     weighted = [
         own * cut_stamps(root, first, own.shape[-2:])[:, None] for own, first in zip(columns, firsts, strict=True)
     ]
-    shared = shared_columns * root
+    shared = shared_columns * root[None]
     blocks, cross = [], []
     for own, first in zip(weighted, firsts, strict=True):
         flat = own.reshape(*own.shape[:2], -1)
@@ -288,7 +288,7 @@ def _assemble(layout, columns, firsts, root, shared_columns, pairs, size):
     for (a, b), of_both in zip(group_pairs(layout), pairs, strict=True):
         found = couple(weighted[a], weighted[b], firsts[a], firsts[b], of_both)
         couplings.append(_fill(found, width, width))
-        numbers.append(jnp.where(of_both >= 0, of_both + jnp.asarray(offset[[a, b]]), len(index)))
+        numbers.append(jnp.where(of_both >= 0, of_both + jnp.asarray(offset[None, [a, b]], jnp.int32), len(index)))
     corner = jnp.einsum("dyx,eyx->de", shared, shared, precision=_EXACT)
     return BlockMatrix(
         jnp.concatenate(blocks),
@@ -358,7 +358,7 @@ def find_pairs(layout, firsts, size):
     for a, b in group_pairs(layout):
         (ay, ax), (by, bx) = layout.groups[a].copies.stamp, layout.groups[b].copies.stamp
         shift = firsts[b][None, :, :] - firsts[a][:, None, :]
-        low, high = np.asarray([-bx, -by]), np.asarray([ax, ay])
+        low, high = (jnp.asarray([[side]], jnp.int32) for side in ((-bx, -by), (ax, ay)))
         touching = jnp.all((shift > low) & (shift < high), axis=-1)
         most = touching.size
         if a == b:
