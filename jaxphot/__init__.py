@@ -25,7 +25,8 @@ from jaxphot.image import (
 )
 from jaxphot.initialize import initialize
 from jaxphot.models import metrics, profiles, psf_models
-from jaxphot.models.combinators import background, extended, linked, many, point, radial, scene
+from jaxphot.models.combinators import background, extended, linked, point, radial, scene
+from jaxphot.models.copies import many, pad_sources
 from jaxphot.models.psf_models import with_psf
 from jaxphot.models.totals import total_flux
 from jaxphot.parameters import Parameter, parameters
@@ -90,6 +91,7 @@ __all__ = [
     "many",
     "metrics",
     "models",
+    "pad_sources",
     "parameters",
     "pixel_to_sky",
     "plane_to_sky",

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxphot.models.combinators import Linked, Many, Scene, check_model, kind
+from jaxphot.models.combinators import Linked, Scene, check_model, kind
+from jaxphot.models.copies import Many
 from jaxphot.moments import (
     adaptive_moments,
     clipped_median,

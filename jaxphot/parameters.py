@@ -32,10 +32,10 @@ class Parameter:
         One line for tables and error messages.
     linear : bool
         The model's brightness is proportional to it (an amplitude): signed, never logarithmic.
-    coordinate : {"identity", "log", "ratio", "angle"}
-        The coordinate in which a fit steps: `log` for a positive scale. A `ratio` and an `angle` side by side (q and
-        PA) step together as the shear (η₁, η₂) = −ln q · (cos 2PA, sin 2PA) where both are free; else the ratio
-        steps in its logarithm.
+    coordinate : {"identity", "log", "ratio", "angle", "constant"}
+        The coordinate in which a fit steps: `log` for a positive scale; what is `constant` is never fitted. A `ratio`
+        and an `angle` side by side (q and PA) step together as the shear (η₁, η₂) = −ln q · (cos 2PA, sin 2PA) where
+        both are free; else the ratio steps in its logarithm.
     """
 
     unit: str = ""

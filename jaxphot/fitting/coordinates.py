@@ -262,7 +262,11 @@ def make_coordinates(described, fixed, bounded):
     -------
     Coordinates
     """
-    free = [(path, parameter) for path, parameter in leaves_with_names(described) if path not in fixed]
+    free = [
+        (path, parameter)
+        for path, parameter in leaves_with_names(described)
+        if path not in fixed and parameter.coordinate != "constant"
+    ]
     names, logarithmic, first = [], [], {}
     for path, parameter in free:
         first[path] = len(names)
@@ -272,42 +276,46 @@ def make_coordinates(described, fixed, bounded):
     for path, parameter in free:
         angle = _partner(path, parameter, free)
         if angle is not None and angle not in bounded:
-            pairs.append((first[path], first[angle]))
-            logarithmic[first[path]] = False
-            radii.extend((first[radius], first[path]) for radius in _radii_beside(path, free, bounded))
+            for k in range(int(np.prod(parameter.shape))):  # one, or one a copy
+                pairs.append((first[path] + k, first[angle] + k))
+                logarithmic[first[path] + k] = False
+                radii.extend((first[r] + k, first[path] + k) for r in _radii_beside(path, parameter, free, bounded))
     centers = []
     for path, parameter in free:
-        beside = [other for other in _lengths_beside(path, free) if path.rpartition(".")[2] == "center"]
-        if beside and parameter.shape == (2,):
-            centers.append((first[path], first[path] + 1, first[beside[0]]))
+        if path.rpartition(".")[2] != "center" or parameter.shape[-1:] != (2,):
+            continue
+        beside = _lengths_beside(path, parameter.shape[:-1], free)
+        for k in range(int(np.prod(parameter.shape[:-1])) if beside else 0):
+            centers.append((first[path] + 2 * k, first[path] + 2 * k + 1, first[beside[0]] + k))
     paths = tuple((path, parameter.shape) for path, parameter in free)
     return Coordinates(tuple(names), paths, tuple(logarithmic), tuple(pairs), tuple(radii), tuple(centers))
 
 
-def _radii_beside(path, free, bounded):
+def _radii_beside(path, ratio, free, bounded):
     """Lengths beside a parameter but for those that the user bounds (or a default does)."""
     unbounded = {other for other, parameter in free if parameter.bounds == (0.0, float("inf"))}
-    return [other for other in _lengths_beside(path, free) if other in unbounded and other not in bounded]
+    beside = _lengths_beside(path, ratio.shape, free)
+    return [other for other in beside if other in unbounded and other not in bounded]
 
 
-def _lengths_beside(path, free):
-    """Free logarithmic lengths in the same dictionary."""
+def _lengths_beside(path, shape, free):
+    """Free logarithmic lengths of a given shape in the same dictionary."""
     branch = path.rpartition(".")[0]
     return [
         other
         for other, parameter in free
         if other.rpartition(".")[0] == branch
-        and not parameter.shape
+        and parameter.shape == shape
         and (parameter.unit, parameter.coordinate) == ("arcsec", "log")
     ]
 
 
 def _partner(path, parameter: Parameter, free):
     """The free angle that stands beside a ratio in the same dictionary, if there is exactly one of each."""
-    if parameter.coordinate != "ratio" or parameter.shape:
+    if parameter.coordinate != "ratio":
         return None
-    branch = path.rpartition(".")[0]
-    siblings = [(p, other) for p, other in free if p.rpartition(".")[0] == branch and not other.shape]
+    branch, shape = path.rpartition(".")[0], parameter.shape
+    siblings = [(p, other) for p, other in free if p.rpartition(".")[0] == branch and other.shape == shape]
     angles = [p for p, other in siblings if other.coordinate == "angle"]
     ratios = [p for p, other in siblings if other.coordinate == "ratio"]
     return angles[0] if len(angles) == len(ratios) == 1 else None

@@ -51,6 +51,8 @@ class Lane(NamedTuple):
     limits : tuple of arrays
         Bounds in internal coordinates, as `Coordinates.limits` makes them.
     rtol, max_steps : scalars
+    pairs : tuple of (M, 2) arrays of int, optional
+        Which stamps of a crowded field overlap, where it is large and known (see `scenes.find_pairs`).
     """
 
     start: dict
@@ -58,6 +60,7 @@ class Lane(NamedTuple):
     limits: tuple
     rtol: object
     max_steps: object
+    pairs: tuple | None = None
 
 
 def make_problem(
@@ -108,6 +111,7 @@ def _parameters(model, params, fixed, bounds, dtype):
     described = describe(declared, start)
     fixed_names = {name for name, _ in leaves_with_names(fixed)} if fixed else set()
     _check_known("fixed", fixed_names, described)
+    fixed_names |= {name for name, parameter in leaves_with_names(described) if parameter.coordinate == "constant"}
     limits = _limits(bounds, described, dtype)
     _check_inside(start, limits, fixed_names)
     bounded = [name for name, (_, _, is_users) in limits.items() if is_users]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxphot.fitting import lm
+from jaxphot.fitting import crowded, lm
 from jaxphot.fitting.amplitudes import find_amplitudes
 from jaxphot.fitting.covariance import physical_covariance
 from jaxphot.fitting.problem import make_problem
@@ -105,6 +105,8 @@ def run_fit(setup, lane):
     -------
     Outcome
     """
+    if crowded.is_scene(setup):
+        lane = crowded.with_pairs(setup, lane)
     return _program(setup, lane) if _is_long(lane) else _quickly_compiled(setup, lane)
 
 
@@ -155,9 +157,11 @@ def begin(setup, lane):
     """
     coordinates = setup.coordinates
     start = coordinates.flatten(_take(lane.start, coordinates.paths), lane.image.dtype)
-    z = _lit(setup, lane.image, coordinates.to_internal(start))
+    z = domain_of(setup, lane).project(_lit(setup, lane.image, coordinates.to_internal(start)))
+    if crowded.is_scene(setup):
+        return crowded.begin(setup, lane, z)
     rough = lane.max_steps >= _ROUGH_FROM
-    return lm.init(domain_of(setup, lane).project(z), rough if coordinates.size else None)
+    return lm.init(z, rough if coordinates.size else None)
 
 
 def _lit(setup, image, z):
@@ -191,6 +195,14 @@ def advance(setup, lane, state, steps):
     """
     if setup.coordinates.size == 0:
         return state
+    options = {
+        "max_steps": jnp.minimum(state.steps + steps, lane.max_steps),
+        "loss": partial(setup.likelihood.terms, image=lane.image),
+        "domain": domain_of(setup, lane),
+        "rtol": lane.rtol,
+    }
+    if crowded.is_scene(setup):
+        return lm.resume(None, state, **options, **crowded.solver(setup, lane))
     prepared = prepare(lane.image, setup.sampling)
 
     def pixels(physical, rough):
@@ -199,10 +211,7 @@ def advance(setup, lane, state, steps):
     return lm.resume(
         pixels,
         state,
-        max_steps=jnp.minimum(state.steps + steps, lane.max_steps),
-        loss=partial(setup.likelihood.terms, image=lane.image),
-        domain=domain_of(setup, lane),
-        rtol=lane.rtol,
+        **options,
         amplitudes=amplitudes_of(setup),
         evaluate=partial(lm.normal_equations, coordinates=setup.coordinates),
     )
@@ -216,14 +225,18 @@ def judge(setup, lane, state):
     if coordinates.size == 0:
         return _nothing_free(setup, lane, good)
     dof = good - coordinates.size
-    covariance, undetermined, is_round = physical_covariance(state, coordinates, domain_of(setup, lane))
+    if crowded.is_scene(setup):
+        covariance, undetermined, is_round, left_out = crowded.covariance(setup, lane, state)
+        dof = dof + jnp.sum(left_out, dtype=jnp.int32)
+    else:
+        covariance, undetermined, is_round = physical_covariance(state, coordinates, domain_of(setup, lane))
     if setup.scale_covariance:
         covariance = covariance * (2 * state.loss / jnp.maximum(dof, 1).astype(state.loss.dtype))
     status = jnp.where(state.status == lm.RUNNING, lm.MAX_STEPS, state.status)
     singular = (status == lm.CONVERGED) & jnp.any(undetermined)
     return Outcome(
         physical=coordinates.from_internal(state.params),
-        stderr=jnp.sqrt(jnp.diagonal(covariance)),
+        stderr=jnp.sqrt(covariance.diagonal()),
         held=state.held,
         undetermined=undetermined,
         covariance=covariance,
@@ -243,6 +256,8 @@ def finish(setup, lane, state):
 
 def domain_of(setup, lane):
     """Bounds in internal coordinates: the `Domain` of a lane."""
+    if crowded.is_scene(setup):
+        return crowded.domain_of(setup, lane)
     return setup.coordinates.domain(lane.limits)
 
 

@@ -5,7 +5,8 @@ interpolated between nodes.
 """
 
 from jaxphot.models import grids, metrics, modifiers, profiles, spirals, views
-from jaxphot.models.combinators import background, extended, linked, many, point, radial, scene
+from jaxphot.models.combinators import background, extended, linked, point, radial, scene
+from jaxphot.models.copies import many
 from jaxphot.models.grids import basis, pixelated, zernike
 from jaxphot.models.skies import bilinear_sky, poly_sky
 from jaxphot.models.skies import flat_sky as _flat_sky
