@@ -307,7 +307,7 @@ def components(model, params):
 
 
 def kind(model):
-    """One of extended (convolved), point, background (not convolved), and psf (what the others are seen through)."""
+    """One of extended (convolved), point, background (not convolved), psf (what the others are seen through), noise."""
     return getattr(model, "kind", "extended")
 
 
