@@ -85,7 +85,7 @@ def whiten(residual, good, power, shape):
     power = jnp.asarray(power, residual.dtype)
 
     def filtered(values, spectrum):
-        return jnp.fft.irfft2(jnp.fft.rfft2(values, shape) * spectrum, shape)
+        return _filtered(values, spectrum, shape)
 
     def on_good(values, spectrum):
         known = jnp.where(good, values, 0)
@@ -105,5 +105,9 @@ def whiten(residual, good, power, shape):
 
 def colour(key, power, shape, dtype):
     """Noise of unit variance with a power spectrum, on the torus."""
-    white = jax.random.normal(key, shape, dtype)
-    return jnp.fft.irfft2(jnp.fft.rfft2(white) * jnp.sqrt(jnp.asarray(power, dtype)), shape)
+    return _filtered(jax.random.normal(key, shape, dtype), jnp.sqrt(jnp.asarray(power, dtype)), shape)
+
+
+def _filtered(values, spectrum, shape):
+    transform = jnp.fft.rfft2(values, shape)
+    return jnp.fft.irfft2(jax.lax.complex(transform.real * spectrum, transform.imag * spectrum), shape)

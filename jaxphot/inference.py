@@ -17,8 +17,9 @@ from jaxphot.fitting.covariance import inverse_where_free
 from jaxphot.fitting.implicit import free_hessian
 from jaxphot.fitting.problem import make_problem
 from jaxphot.fitting.solve import complete_options, domain_of, equations_of, start_of, values_of
-from jaxphot.likelihood import check_likelihood, check_usable, gaussian, log_density, noise_parameters
+from jaxphot.likelihood import check_likelihood, check_usable, gaussian, log_density
 from jaxphot.models.combinators import check_model
+from jaxphot.noise_models import Correlated, noise_parameters
 from jaxphot.parameters import check_params, parameters
 from jaxphot.pytree import branch, leaves_with_names, update
 from jaxphot.render import DEFAULT_SAMPLING, apply, check_image, prepare
@@ -254,6 +255,8 @@ def robust_errors(model, fit, image, *, block=1, **options):
     if isinstance(block, bool) or int(block) != block or block < 1:
         raise ValueError(f"block: expected an integer ≥ 1, got {block!r}")
     setup, lane = problem_at(model, fit, image, options)
+    if isinstance(setup.likelihood, Correlated):
+        raise ValueError("likelihood: correlated() has no scores of single pixels; fit with gaussian() and use block=")
     covariance = _robust(setup, lane, int(block))
     stderr = jnp.sqrt(jnp.diagonal(covariance))
     return replace(fit, covariance=covariance, stderr=setup.coordinates.unflatten(stderr))

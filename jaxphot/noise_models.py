@@ -183,7 +183,7 @@ class Correlated:
     rows: tuple
 
     def compare(self, value, image, noise):
-        """Whitened residuals: independent, of variance 1."""
+        """Whitened residuals on a torus wider than the image; their squares sum to χ²."""
         residual, ivar, good = _masked(value, image)
         power, shape = self._power(image)
         return correlation.whiten(residual * jnp.sqrt(ivar), good, power, shape)
