@@ -6,7 +6,7 @@ pytrees; a batch is `jax.vmap` over one jit-compiled Levenberg–Marquardt step.
 
 import importlib
 
-from jaxphot import fitting, likelihood, models, sampling, units
+from jaxphot import fitting, likelihood, models, priors, sampling, units
 from jaxphot.about import info
 from jaxphot.fitting.batch import BatchError, fit_batch
 from jaxphot.fitting.compiled import compile_fit, enable_compilation_cache
@@ -47,6 +47,7 @@ _LAZY = {
     "fits": "jaxphot.fits",
     "catalog": "jaxphot.catalog",
     "inference": "jaxphot.inference",
+    "refits": "jaxphot.refits",
     "read_fits": "jaxphot.fits",
     "read_psf": "jaxphot.fits",
     "from_ccddata": "jaxphot.ccddata",
@@ -55,10 +56,19 @@ _LAZY = {
     "to_table": "jaxphot.catalog",
     "save_fit": "jaxphot.catalog",
     "load_fit": "jaxphot.catalog",
+    "log_density": "jaxphot.density",
     "log_likelihood": "jaxphot.inference",
     "to_arviz": "jaxphot.export",
     "to_xarray": "jaxphot.export",
     "write_table": "jaxphot.export",
+    "simulate": "jaxphot.inference",
+    "propagate": "jaxphot.inference",
+    "robust_errors": "jaxphot.inference",
+    "laplace": "jaxphot.inference",
+    "bootstrap": "jaxphot.refits",
+    "profile_likelihood": "jaxphot.refits",
+    "find_modes": "jaxphot.refits",
+    "fit_optax": "jaxphot.fitting.gradient",
 }
 
 __all__ = [
@@ -97,6 +107,7 @@ __all__ = [
     "plane_to_sky",
     "point",
     "prepare",
+    "priors",
     "profiles",
     "psf_from_model",
     "psf_models",

@@ -116,6 +116,9 @@ BreakSharpness = Annotated[
 WindingSlope = Annotated[
     jax.Array, Parameter("", (-5.0, 5.0), description="power with which winding grows with radius")
 ]
+NoiseFraction = Annotated[
+    jax.Array, Parameter("", (1e-4, 1.0), description="systematic error ÷ model", coordinate="log")
+]
 Angle = Annotated[jax.Array, Parameter("rad", description="angle")]
 SideRatio = Annotated[
     jax.Array, Parameter("", (1e-2, 1e2), description="width of a ring inside ÷ outside", coordinate="log")

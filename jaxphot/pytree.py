@@ -41,3 +41,10 @@ def update(base, changes):
     if not (isinstance(base, dict) and isinstance(changes, dict)):
         return changes
     return {**base, **{key: update(base.get(key), value) for key, value in changes.items()}}
+
+
+def branch(path, leaf):
+    """The nested dictionary of one leaf with a key path such as ``galaxy.n``."""
+    for key in reversed(path.split(".")):
+        leaf = {key: leaf}
+    return leaf

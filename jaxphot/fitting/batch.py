@@ -30,6 +30,7 @@ from jaxphot.fitting.solve import complete_options
 from jaxphot.image import Image, unstack_images
 from jaxphot.likelihood import check_likelihood
 from jaxphot.models.combinators import check_model
+from jaxphot.priors import as_priors
 from jaxphot.sampling import check_sampling
 
 _MAPPED = (8, 64)  # lanes: two sizes, few enough that the threads finish together, large enough to hide the call
@@ -176,6 +177,7 @@ def batch_settings(starts, precision, chunk, devices, schedule, options):
         check_likelihood(options["likelihood"])
     if options["window"] is not None:
         options["window"] = tuple(options["window"])
+    options["priors"] = as_priors(options["priors"])
     del options["fixed"], options["bounds"]
     schedule, workers, count = _workers(schedule, devices)
     return _Settings(starts, precision, chunk, schedule, workers, count, numbers, tuple(sorted(options.items())))

@@ -115,6 +115,16 @@ class Coordinates:
             )
         return matrix
 
+    def log_jacobian(self, z):
+        """Value of log |det d physical / d internal|, such as turns a density of the one into that of the other."""
+        physical = self.from_internal(z)
+        total = jnp.sum(jnp.log(jnp.where(jnp.asarray(self.logarithmic, bool), physical, 1)))
+        if not self.pairs:
+            return total
+        q = np.asarray(self.pairs)[:, 0]
+        size = self._sizes(z)[q]
+        return total - jnp.sum(size + jnp.log(2 * size))
+
     def _sizes(self, z):
         """−ln q of every shear, at the positions of q and PA; 1 elsewhere."""
         size = jnp.ones_like(z)
@@ -158,6 +168,7 @@ class Coordinates:
         return Domain(lower, upper, self.pairs, inner, outer, dimensionless, self.centers)
 
 
+SMALLEST_RING = 2  # √eps: a ring of this inner radius is the whole disk
 _LONGEST_STEP = 0.7  # in logarithms and shears: a factor of 2
 _LONGEST_MOVE = 0.5  # of a centre, in radii of its source
 
@@ -210,7 +221,7 @@ class Domain(NamedTuple):
         q, pa = np.asarray(self.pairs).T
         size, slack = jnp.hypot(z[q], z[pa]), 1 + 8 * jnp.finfo(z.dtype).eps
         # at its smallest (the default bound of q) a shear may still leave through the other side
-        inside = (size <= self.inner * slack) & (gradient[q] > 0) & (self.inner > 2 * _roundest(z.dtype))
+        inside = (size <= self.inner * slack) & (gradient[q] > 0) & (self.inner > SMALLEST_RING * _roundest(z.dtype))
         return held.at[q].set(inside | ((size * slack >= self.outer) & (gradient[q] < 0)))
 
     def project(self, z):

@@ -18,7 +18,7 @@ def physical_covariance(state, coordinates, domain):
     z, held = state.params, state.held
     basis = domain.basis(z)
     basis = jnp.eye(z.size, dtype=z.dtype) if basis is None else basis
-    inverse, null = _inverse(basis.T @ state.hessian @ basis, held)
+    inverse, null = inverse_where_free(basis.T @ state.hessian @ basis, held)
     nothing_known = (state.status == lm.NON_FINITE) | (state.status == lm.NO_DATA)
     return carry_over(z, inverse, basis, null, held, nothing_known, coordinates, domain.dimensionless)
 
@@ -70,7 +70,7 @@ def carry_over(z, inverse, basis, null, held, nothing_known, coordinates, dimens
     return jnp.where(unknown[:, None] | unknown[None, :], jnp.nan, covariance), undetermined, is_round
 
 
-def _inverse(hessian, held):
+def inverse_where_free(hessian, held):
     """Inverse over the directions not held, and a mask of those that a null vector of the matrix involves.
 
     With a ridge of the size of rounding, a direction in the null space gets a variance beyond anything that the data

@@ -24,7 +24,7 @@ from jaxphot.fitting.scenes import (
     make_equations,
     make_layout,
 )
-from jaxphot.likelihood import Gaussian
+from jaxphot.noise_models import Gaussian
 from jaxphot.parameters import describe, parameters
 from jaxphot.pytree import is_concrete, leaves_with_names
 from jaxphot.render import prepare
@@ -58,7 +58,18 @@ def domain_of(setup, lane):
 
 
 def begin(setup, lane, z):
-    """State of the solver at the start, before any evaluation."""
+    """State of the solver at the start, before any evaluation.
+
+    Raises
+    ------
+    ValueError
+        Priors, or a likelihood that compares more than the model's pixels with the data.
+    """
+    if setup.has_priors:
+        raise ValueError("priors: not with many(…, stamp=) yet; use many(model) without stamps")
+    if hasattr(setup.likelihood, "compare"):
+        name = type(setup.likelihood).__name__
+        raise ValueError(f"likelihood: {name} does not work with many(…, stamp=); use gaussian() or poisson()")
     state = lm.init(z)
     if is_dense(setup.coordinates.size):
         return state

@@ -9,11 +9,12 @@ import numpy as np
 from jaxphot.fitting import lm
 from jaxphot.fitting.coordinates import Coordinates, make_coordinates
 from jaxphot.image import crop
-from jaxphot.likelihood import Poisson, check_likelihood, gaussian
+from jaxphot.likelihood import check_likelihood, check_usable, gaussian
 from jaxphot.models.combinators import check_model
 from jaxphot.numerics import array_namespace
 from jaxphot.parameters import check_params, describe, parameters
-from jaxphot.pytree import is_concrete, leaves_with_names, update
+from jaxphot.priors import as_priors, as_pytree, bounds_of
+from jaxphot.pytree import branch, is_concrete, leaves_with_names, update
 from jaxphot.render import check_image
 from jaxphot.sampling import check_sampling
 
@@ -30,6 +31,7 @@ class Setup(NamedTuple):
     likelihood : likelihood
     sampling : rule
     scale_covariance : bool
+    has_priors : bool
     """
 
     model: object
@@ -38,6 +40,7 @@ class Setup(NamedTuple):
     likelihood: object
     sampling: object
     scale_covariance: bool
+    has_priors: bool = False
 
 
 class Lane(NamedTuple):
@@ -53,6 +56,8 @@ class Lane(NamedTuple):
     rtol, max_steps : scalars
     pairs : tuple of (M, 2) arrays of int, optional
         Which stamps of a crowded field overlap, where it is large and known (see `scenes.find_pairs`).
+    priors : dict
+        By key path.
     """
 
     start: dict
@@ -61,10 +66,11 @@ class Lane(NamedTuple):
     rtol: object
     max_steps: object
     pairs: tuple | None = None
+    priors: dict = {}  # noqa: RUF012
 
 
 def make_problem(
-    model, params, image, *, fixed, bounds, window, likelihood, sampling, max_steps, rtol, scale_covariance
+    model, params, image, *, fixed, bounds, window, likelihood, sampling, max_steps, rtol, scale_covariance, priors=None
 ):
     """Check the arguments of `fit` (see there) and sort them into what is compiled and what is computed with.
 
@@ -77,28 +83,39 @@ def make_problem(
     check_sampling(sampling)
     check_likelihood(likelihood)
     check_image(image)
-    _check_gain(likelihood, image)
     if window is not None:
         image = crop(image, window)
     check_number("max_steps", max_steps, 0)
     if rtol is not None:
         check_number("rtol", rtol, 0)
+    priors = as_priors(priors)
+    bounds = _with_priors(bounds, priors)
     start, coordinates, bounded, limits = _parameters(model, params, fixed, bounds, image.dtype)
-    setup = Setup(model, coordinates, bounded, likelihood, sampling, bool(scale_covariance))
-    return setup, Lane(start, image, limits, lm.RTOL if rtol is None else rtol, max_steps)
+    check_usable(likelihood, model, start, image)
+    _check_known("priors", {name for name, _ in priors if name}, start)
+    setup = Setup(model, coordinates, bounded, likelihood, sampling, bool(scale_covariance), bool(priors))
+    return setup, Lane(
+        start, image, limits, lm.RTOL if rtol is None else rtol, max_steps, as_pytree(priors, image.dtype)
+    )
+
+
+def _with_priors(bounds, priors):
+    """Bounds of the user's and of uniform priors."""
+    own = bounds_of(priors)
+    if not own:
+        return bounds
+    twice = set(own) & {name for name, _ in leaves_with_names(bounds or {})}
+    if twice:
+        raise ValueError(f"bounds: {', '.join(sorted(twice))} has a uniform prior, which bounds it already")
+    for name, pair in own.items():
+        bounds = update(bounds or {}, branch(name, pair))
+    return bounds
 
 
 def check_number(name, value, above):
     """Refuse a concrete option that is no finite number above a limit."""
     if is_concrete(value) and not (np.ndim(value) == 0 and np.isfinite(value) and value > above):
         raise ValueError(f"{name}: expected a number > {above}, got {value!r}")
-
-
-def _check_gain(likelihood, image):
-    if isinstance(likelihood, Poisson) and is_concrete(image.gain) and not np.all(np.asarray(image.gain) > 0):
-        raise ValueError(
-            "likelihood: poisson() needs the image's gain (counts = data · gain); pass gain= on building it"
-        )
 
 
 def _parameters(model, params, fixed, bounds, dtype):

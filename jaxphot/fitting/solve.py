@@ -10,9 +10,12 @@ import numpy as np
 from jaxphot.fitting import crowded, lm
 from jaxphot.fitting.amplitudes import find_amplitudes
 from jaxphot.fitting.covariance import physical_covariance
+from jaxphot.fitting.implicit import solution_tangent
+from jaxphot.fitting.penalty import penalized, penalty
 from jaxphot.fitting.problem import make_problem
 from jaxphot.fitting.result import Outcome, unpack
-from jaxphot.likelihood import Gaussian
+from jaxphot.likelihood import compared
+from jaxphot.noise_models import Correlated, Gaussian
 from jaxphot.pytree import is_concrete, leaves_with_names, update
 from jaxphot.render import DEFAULT_SAMPLING, apply, prepare
 
@@ -33,6 +36,7 @@ def fit(
     max_steps=100,
     rtol=None,
     scale_covariance=False,
+    priors=None,
 ):
     """Fit a model to an image by Levenberg–Marquardt.
 
@@ -61,6 +65,10 @@ def fit(
         Converged where the step to the solution is shorter than this many standard errors, 0.005; it is still taken.
     scale_covariance : bool
         Multiply the covariance by χ²/dof.
+    priors : dict or callable, optional
+        A partial tree with a prior for each leaf, such as ``priors.normal(2.0, 0.5)`` or any function that returns a
+        log density; or one function of the whole tree. The fit is then that of the largest posterior density (of the
+        physical parameters), its covariance that of the posterior; `chi2` is still that of the data alone.
 
     Returns
     -------
@@ -107,6 +115,8 @@ def run_fit(setup, lane):
     """
     if crowded.is_scene(setup):
         lane = crowded.with_pairs(setup, lane)
+    if not is_concrete(*jax.tree.leaves(lane)):
+        return _differentiable(setup, lane)
     return _program(setup, lane) if _is_long(lane) else _quickly_compiled(setup, lane)
 
 
@@ -124,9 +134,8 @@ def compile_ahead(setup, lane):
 
 
 def _is_long(lane):
-    """Running takes longer than compiling, or this is a part of somebody's program, which has its own options."""
-    leaves = jax.tree.leaves(lane)
-    return lane.image.data.size > _QUICK or not is_concrete(*leaves) or jax.default_backend() != "cpu"
+    """Running takes longer than compiling."""
+    return lane.image.data.size > _QUICK or jax.default_backend() != "cpu"
 
 
 def _quickly_compiled(setup, lane):
@@ -143,6 +152,54 @@ def _quickly_compiled(setup, lane):
         return _program(setup, lane)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _differentiable(setup, lane):
+    """A fit inside of somebody's program: its derivatives are those of the solution, not of the steps towards it."""
+    return _program(setup, lane)
+
+
+@_differentiable.defjvp
+def _differentiate(setup, primals, tangents):
+    (lane,), (tangent,) = primals, tangents
+    outcome = _differentiable(setup, lane)
+    leaves, structure = jax.tree.flatten(lane)
+    floats = [jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
+    moving = [leaf for leaf, is_float in zip(leaves, floats, strict=True) if is_float]
+    change = [leaf for leaf, is_float in zip(jax.tree.leaves(tangent), floats, strict=True) if is_float]
+    moved = _tangent(setup, structure, tuple(floats), leaves, outcome, moving, change)
+    still = jax.tree.map(lambda leaf: np.zeros(leaf.shape, jax.dtypes.float0), outcome)
+    return outcome, still._replace(**moved)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _tangent(setup, structure, floats, leaves, outcome, moving, change):
+    """Tangents of the outcome's floating-point numbers."""
+
+    def lane_of(moving):
+        rest = iter(moving)
+        own = [next(rest) if is_float else leaf for leaf, is_float in zip(leaves, floats, strict=True)]
+        return jax.tree.unflatten(structure, own)
+
+    def evaluate(moving, z):
+        lane = lane_of(moving)
+        loss = partial(setup.likelihood.terms, image=lane.image)
+        return equations_of(setup, lane)(values_of(setup, lane), z, loss)
+
+    def results(moving, z):
+        new = evaluate(moving, z)
+        state = lm.init(z)._replace(loss=new.loss, hessian=new.hessian, held=outcome.held)
+        new = describe_end(setup, lane_of(moving), state)
+        return {name: getattr(new, name) for name in ("physical", "stderr", "covariance", "chi2")}
+
+    z = setup.coordinates.to_internal(outcome.physical)
+    if z.size == 0:
+        return jax.jvp(lambda own: results(own, z), (moving,), (change,))[1]
+    gradient = lambda own, point: evaluate(own, point).gradient  # noqa: E731
+    domain = lambda own: domain_of(setup, lane_of(own))  # noqa: E731
+    dz = solution_tangent(gradient, domain, z, outcome.held, moving, change)
+    return jax.jvp(results, (moving, z), (change, dz))[1]
+
+
 def begin(setup, lane):
     """State of the solver at the start, before any evaluation.
 
@@ -156,12 +213,16 @@ def begin(setup, lane):
     lm.State
     """
     coordinates = setup.coordinates
-    start = coordinates.flatten(_take(lane.start, coordinates.paths), lane.image.dtype)
-    z = domain_of(setup, lane).project(_lit(setup, lane.image, coordinates.to_internal(start)))
+    z = domain_of(setup, lane).project(_lit(setup, lane.image, coordinates.to_internal(start_of(setup, lane))))
     if crowded.is_scene(setup):
         return crowded.begin(setup, lane, z)
     rough = lane.max_steps >= _ROUGH_FROM
     return lm.init(z, rough if coordinates.size else None)
+
+
+def start_of(setup, lane):
+    """The start's free parameters as a flat physical vector."""
+    return setup.coordinates.flatten(_take(lane.start, setup.coordinates.paths), lane.image.dtype)
 
 
 def _lit(setup, image, z):
@@ -181,7 +242,7 @@ def _lit(setup, image, z):
 
 def amplitudes_of(setup):
     """The `Amplitudes` that are solved exactly, or None."""
-    if not isinstance(setup.likelihood, Gaussian):
+    if not isinstance(setup.likelihood, (Gaussian, Correlated)) or setup.has_priors:
         return None
     return find_amplitudes(setup.model, setup.coordinates, setup.bounded)
 
@@ -203,27 +264,47 @@ def advance(setup, lane, state, steps):
     }
     if crowded.is_scene(setup):
         return lm.resume(None, state, **options, **crowded.solver(setup, lane))
-    prepared = prepare(lane.image, setup.sampling)
-
-    def pixels(physical, rough):
-        return apply(prepared, setup.model, update(lane.start, setup.coordinates.unflatten(physical)), rough)
-
     return lm.resume(
-        pixels,
+        values_of(setup, lane),
         state,
         **options,
         amplitudes=amplitudes_of(setup),
-        evaluate=partial(lm.normal_equations, coordinates=setup.coordinates),
+        evaluate=equations_of(setup, lane),
     )
+
+
+def values_of(setup, lane):
+    """``function(physical, rough=None)`` → what the likelihood judges: the model's pixels, for most."""
+    prepared = prepare(lane.image, setup.sampling)
+
+    def values(physical, rough=None):
+        params = update(lane.start, setup.coordinates.unflatten(physical))
+        pixels = apply(prepared, setup.model, params, rough)
+        return compared(setup.likelihood, setup.model, params, pixels, lane.image)
+
+    return values
+
+
+def equations_of(setup, lane):
+    """How normal equations are assembled, in internal coordinates; priors take part."""
+    data = partial(lm.normal_equations, coordinates=setup.coordinates)
+    return penalized(data, lane.priors, setup.coordinates, lane.start)
 
 
 def judge(setup, lane, state):
     """The `Outcome` of a state."""
+    return describe_end(setup, lane, lm.settle(state, domain_of(setup, lane)))
+
+
+def describe_end(setup, lane, state):
+    """The `Outcome` of a state that was settled."""
     coordinates = setup.coordinates
-    state = lm.settle(state, domain_of(setup, lane))
     good = jnp.sum(~lane.image.mask, dtype=jnp.int32)
     if coordinates.size == 0:
         return _nothing_free(setup, lane, good)
+    physical, loss = coordinates.from_internal(state.params), state.loss
+    if setup.has_priors:
+        loss = loss - penalty(lane.priors, coordinates, lane.start, physical)
     dof = good - coordinates.size
     if crowded.is_scene(setup):
         covariance, undetermined, is_round, left_out = crowded.covariance(setup, lane, state)
@@ -231,22 +312,28 @@ def judge(setup, lane, state):
     else:
         covariance, undetermined, is_round = physical_covariance(state, coordinates, domain_of(setup, lane))
     if setup.scale_covariance:
-        covariance = covariance * (2 * state.loss / jnp.maximum(dof, 1).astype(state.loss.dtype))
+        covariance = covariance * (2 * loss / jnp.maximum(dof, 1).astype(state.loss.dtype))
     status = jnp.where(state.status == lm.RUNNING, lm.MAX_STEPS, state.status)
     singular = (status == lm.CONVERGED) & jnp.any(undetermined)
     return Outcome(
-        physical=coordinates.from_internal(state.params),
-        stderr=jnp.sqrt(covariance.diagonal()),
+        physical=physical,
+        stderr=_root(covariance.diagonal()),
         held=state.held,
         undetermined=undetermined,
         covariance=covariance,
-        chi2=2 * state.loss,
+        chi2=2 * loss,
         dof=dof,
         steps=state.steps,
         evaluations=state.evaluations,
         status=jnp.where(singular, lm.SINGULAR, status),
         round=is_round,
     )
+
+
+def _root(variance):
+    """Square root; where there is none, NaN whose derivative is 0."""
+    known = variance > 0
+    return jnp.where(known, jnp.sqrt(jnp.where(known, variance, 1)), jnp.where(variance == 0, 0, jnp.nan))
 
 
 def finish(setup, lane, state):
@@ -276,16 +363,16 @@ def _take(tree, paths):
 
 
 def _nothing_free(setup, lane, good):
-    value = apply(prepare(lane.image, setup.sampling), setup.model, lane.start)
+    value = values_of(setup, lane)(jnp.zeros(0, lane.image.dtype))
     total = 2 * jnp.sum(setup.likelihood.terms(value, lane.image).loss)
     status = jnp.where(jnp.isfinite(total), lm.CONVERGED, lm.NON_FINITE)
-    zero, none = jnp.zeros((), jnp.int32), jnp.zeros(0, value.dtype)
+    zero, none = jnp.zeros((), jnp.int32), jnp.zeros(0, total.dtype)
     return Outcome(
         physical=none,
         stderr=none,
         held=none > 0,
         undetermined=none > 0,
-        covariance=jnp.zeros((0, 0), value.dtype),
+        covariance=jnp.zeros((0, 0), total.dtype),
         chi2=total,
         dof=good,
         steps=zero,

@@ -251,7 +251,7 @@ def components(model, params):
 
 
 def kind(model):
-    """One of extended (convolved), point, background (not convolved), psf (what others are seen through), stamped."""
+    """One of extended (convolved), point, background (not convolved), stamped, psf (seen through by others), noise."""
     return getattr(model, "kind", "extended")
 
 
