@@ -210,7 +210,7 @@ def _robust(setup, lane, block):
 
     values = lambda z: values_of(setup, lane)(coordinates.from_internal(z))  # noqa: E731
     value, columns = jax.vmap(lambda t: jax.jvp(values, (z,), (t,)), out_axes=(None, 0))(basis.T)
-    scores = columns * loss(value).gradient
+    scores = columns * loss(value).gradient[None]
     scores = jnp.sum(scores.reshape(z.size, -1, *scores.shape[-2:]), axis=1)  # all there is of one pixel
     scores = _block_sums(scores, block).reshape(z.size, -1)
     scores = jnp.where(held[:, None], 0, scores)

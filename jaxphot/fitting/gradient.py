@@ -15,7 +15,7 @@ from jaxphot.fitting.problem import check_number, make_problem
 from jaxphot.fitting.result import unpack
 from jaxphot.fitting.solve import begin, complete_options, describe_end, domain_of, equations_of, values_of
 
-_NEAR = 1e-4  # of an interval: as close to a bound is at it
+_NEAR = 1e-3  # of an interval: as close to a bound is at it
 _LBFGS = optax.lbfgs()  # one object: another would compile again
 
 
@@ -87,7 +87,8 @@ def fit_optax(model, params, image, optimizer=None, steps=500, *, tolerance=1e-3
     setup, lane = make_problem(model, params, image, **complete_options("fit_optax", options))
     if setup.coordinates.size == 0:
         raise ValueError("fixed: expected at least one free parameter")
-    outcome, history = _solve(setup, optimizer, int(steps), lane, tolerance, patience)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax mixes dtypes
+        outcome, history = _solve(setup, optimizer, int(steps), lane, tolerance, patience)
     return unpack(setup.coordinates, lane.start, outcome), history
 
 
