@@ -63,7 +63,7 @@ def initialize(model, image, known=None):
     check_model(model)
     check_image(image)
     declared = parameters(model)
-    known = {} if known is None else known
+    known = {} if known is None else _lists_as_arrays(known)
     _check_known(known, declared)
     pixels = Pixels(image)
     _find_psf(model, known, pixels)
@@ -75,6 +75,12 @@ def initialize(model, image, known=None):
         names = ", ".join(dict.fromkeys(missing))
         raise ValueError(f"initialize: no rule for {names}; pass known= with values for them")
     return _as_arrays(tree, image.dtype)
+
+
+def _lists_as_arrays(tree):
+    if isinstance(tree, dict):
+        return {key: _lists_as_arrays(value) for key, value in tree.items()}
+    return np.asarray(tree) if isinstance(tree, list | tuple) else tree
 
 
 def _as_arrays(tree, dtype):
@@ -230,7 +236,10 @@ def _shape_values(source):
 
 
 def _sector_values(model, declared, values, pixels, seen, shared):
-    """The profile's parameters, as each sector would have them."""
+    """The profile's parameters, half way from those of the whole source to those of each sector alone.
+
+    Where little light is left of a sector its annuli end early, which a start must not take at its word.
+    """
     dx, dy = pixels.x - values["center"][0], pixels.y - values["center"][1]
     angle = np.arctan2(dx, dy) - (values["PA"] if "PA" in declared else 0.0)
     nearest = np.round(angle / model.width).astype(int) % model.count
@@ -238,7 +247,7 @@ def _sector_values(model, declared, values, pixels, seen, shared):
     sectors = [_dimmed(own, shared) for own in pixels.measure_sectors(seen, nearest, model.count)]
     each = [{**_named_values(own, inner), **_alternatives(model, own)[0]} for own in sectors]
     return {
-        key: np.stack([np.broadcast_to(own[key], parameter.shape) for own in each])
+        key: np.stack([np.broadcast_to((own[key] + values[key]) / 2, parameter.shape) for own in each])
         for key, parameter in inner.items()
         if all(key in own for own in each)
     }

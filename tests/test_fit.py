@@ -179,7 +179,7 @@ def test_star_and_sky():
 
 
 def test_fixed():
-    """A value fixes it there, None and True hold it, or a whole branch, at its start; one compiled program serves all."""
+    """A value fixes it there, None and True hold it or a whole branch; one compiled program serves all."""
     held = fit_simple(simple_image(), {**SIMPLE_START, "sky": {"I0": 1.2}}, fixed={"sky": {"I0": None}})
     assert held.status == lm.CONVERGED
     assert "sky.I0" not in held.names

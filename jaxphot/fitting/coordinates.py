@@ -1,8 +1,8 @@
 """Internal coordinates: what the solver steps in, and how results come back as physical parameters.
 
 Positive scales step in their logarithm. An axis ratio and a position angle that are both free step as the shear
-(η₁, η₂) = −ln q · (cos 2PA, sin 2PA), in which neither a round galaxy nor PA = 0 is anything special. The user sees
-physical parameters only.
+(η₁, η₂) = −ln q · (cos 2PA, sin 2PA), in which neither a round galaxy nor PA = 0 is anything special; vectors of
+them, as `many` has, entry by entry. The user sees physical parameters only.
 """
 
 from dataclasses import dataclass
@@ -270,44 +270,46 @@ def make_coordinates(described, fixed, bounded):
         logarithmic.extend([parameter.is_logarithmic] * int(np.prod(parameter.shape)))
     pairs, radii = [], []
     for path, parameter in free:
-        angle = _partner(path, parameter, free)
+        angle, each = _partner(path, parameter, free), range(int(np.prod(parameter.shape)))
         if angle is not None and angle not in bounded:
-            pairs.append((first[path], first[angle]))
-            logarithmic[first[path]] = False
-            radii.extend((first[radius], first[path]) for radius in _radii_beside(path, free, bounded))
+            pairs.extend((first[path] + k, first[angle] + k) for k in each)
+            logarithmic[first[path] : first[path] + len(each)] = [False] * len(each)
+            beside = _radii_beside(path, parameter.shape, free, bounded)
+            radii.extend((first[radius] + k, first[path] + k) for radius in beside for k in each)
     centers = []
     for path, parameter in free:
-        beside = [other for other in _lengths_beside(path, free) if path.rpartition(".")[2] == "center"]
-        if beside and parameter.shape == (2,):
-            centers.append((first[path], first[path] + 1, first[beside[0]]))
+        if path.rpartition(".")[2] == "center" and parameter.shape[-1:] == (2,):
+            for radius in _lengths_beside(path, parameter.shape[:-1], free)[:1]:
+                each = range(int(np.prod(parameter.shape[:-1])))
+                centers.extend((first[path] + 2 * k, first[path] + 2 * k + 1, first[radius] + k) for k in each)
     paths = tuple((path, parameter.shape) for path, parameter in free)
     return Coordinates(tuple(names), paths, tuple(logarithmic), tuple(pairs), tuple(radii), tuple(centers))
 
 
-def _radii_beside(path, free, bounded):
+def _radii_beside(path, shape, free, bounded):
     """Lengths beside a parameter but for those that the user bounds (or a default does)."""
     unbounded = {other for other, parameter in free if parameter.bounds == (0.0, float("inf"))}
-    return [other for other in _lengths_beside(path, free) if other in unbounded and other not in bounded]
+    return [other for other in _lengths_beside(path, shape, free) if other in unbounded and other not in bounded]
 
 
-def _lengths_beside(path, free):
-    """Free logarithmic lengths in the same dictionary."""
+def _lengths_beside(path, shape, free):
+    """Free logarithmic lengths of a shape in the same dictionary."""
     branch = path.rpartition(".")[0]
     return [
         other
         for other, parameter in free
         if other.rpartition(".")[0] == branch
-        and not parameter.shape
+        and parameter.shape == shape
         and (parameter.unit, parameter.coordinate) == ("arcsec", "log")
     ]
 
 
 def _partner(path, parameter: Parameter, free):
-    """The free angle that stands beside a ratio in the same dictionary, if there is exactly one of each."""
-    if parameter.coordinate != "ratio" or parameter.shape:
+    """The free angle beside a ratio in the same dictionary, if there is exactly one of each, both of one shape."""
+    if parameter.coordinate != "ratio":
         return None
     branch = path.rpartition(".")[0]
-    siblings = [(p, other) for p, other in free if p.rpartition(".")[0] == branch and not other.shape]
+    siblings = [(p, other) for p, other in free if p.rpartition(".")[0] == branch and other.shape == parameter.shape]
     angles = [p for p, other in siblings if other.coordinate == "angle"]
     ratios = [p for p, other in siblings if other.coordinate == "ratio"]
     return angles[0] if len(angles) == len(ratios) == 1 else None

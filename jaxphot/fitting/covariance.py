@@ -24,12 +24,13 @@ def physical_covariance(state, coordinates, domain):
     covariance = derivative @ internal @ derivative.T
     is_round = jnp.zeros((), bool)
     scale = jnp.ones_like(z)
-    for q, pa in coordinates.pairs:
-        size2 = z[q] ** 2 + z[pa] ** 2
-        small = size2 < jnp.maximum(internal[q, q], internal[pa, pa])
-        is_round |= small
+    if coordinates.pairs:
+        q, pa = np.asarray(coordinates.pairs).T
+        variance = jnp.diagonal(internal)
+        small = z[q] ** 2 + z[pa] ** 2 < jnp.maximum(variance[q], variance[pa])
+        is_round = jnp.any(small)
         widest = jnp.pi / np.sqrt(12).item()
-        error = jnp.sqrt(jnp.maximum(covariance[pa, pa], 0))
+        error = jnp.sqrt(jnp.maximum(jnp.diagonal(covariance)[pa], 0))
         scale = scale.at[pa].set(jnp.where(small, widest / jnp.maximum(error, widest), 1))
     covariance = covariance * scale[:, None] * scale[None, :]
     undetermined = (jnp.abs(derivative) @ jnp.abs(basis) @ null.astype(z.dtype)) > 0

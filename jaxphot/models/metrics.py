@@ -211,8 +211,10 @@ class Warp:
         """The inner metric's, with vectors `q_r` and `PA_r` instead of q and PA."""
         inner, shape = keyword_parameters(self.metric), (len(self.radii),)
         own = {
-            "q_r": Parameter("", (0.01, 1.0), shape, "axis ratio at the nodes", coordinate="log"),
-            "PA_r": Parameter("rad", shape=shape, description="position angle at the nodes, East of North"),
+            "q_r": Parameter("", (0.01, 1.0), shape, "axis ratio at the nodes", coordinate="ratio"),
+            "PA_r": Parameter(
+                "rad", shape=shape, description="position angle at the nodes, East of North", coordinate="angle"
+            ),
         }
         return {**{name: inner[name] for name in inner if name not in ("q", "PA")}, **own}
 
