@@ -235,7 +235,7 @@ CASES = {
         kinks=True,
     ),
     "wedge": Case(
-        jp.models.modifiers.wedge(jp.profiles.exponential, 3),
+        jp.models.modifiers.wedge(jp.profiles.exponential, 3, blend=0),
         {**ELLIPSE, "Re": [1.7, 1.2, 1.9], "Ie": [3.0, 2.0, 2.5]},
         kinks=True,
         jumps=True,

@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import inspect
+import json
 import os
 import pkgutil
 import re
@@ -110,3 +111,24 @@ def test_contributing_adds_what_it_says():
     assert_allclose(
         jp.render(jp.models.gaussian, star, window), jp.render(jp.models.gaussian, star, image)[3:13, 2:14], atol=1e-6
     )
+
+
+def test_gallery_shows_every_model():
+    """Executed without errors, small, and no model is left out."""
+    text = ""
+    for name in ("model_zoo", "custom_models"):
+        path = ROOT / "notebooks" / f"{name}.ipynb"
+        assert path.stat().st_size < 1.5e6
+        cells = json.loads(path.read_text())["cells"]
+        code = [cell for cell in cells if cell["cell_type"] == "code"]
+        assert all(output["output_type"] != "error" for cell in code for output in cell["outputs"])
+        assert sum("image/png" in output.get("data", {}) for cell in code for output in cell["outputs"]) >= 4
+        text += "".join("".join(cell["source"]) for cell in cells)
+    modules = jp.models.modifiers, jp.metrics, jp.models.spirals, jp.models.views, jp.psf_models, jp.profiles
+    helpers = {"to_axes", "from_axes", "own_parameters", "check_metric", "check_stamp", "airy_profile"}
+    makers = {*jp.models.__all__, "psf_from_model", "total_flux", "initialize", "spline"}
+    for module in modules:
+        functions = inspect.getmembers(module, inspect.isfunction)
+        makers |= {name for name, value in functions if value.__module__ == module.__name__ and name[0] != "_"}
+    missing = {key for key in makers if not re.search(rf"\b{key}\b", text)} - helpers
+    assert missing == set()

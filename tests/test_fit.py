@@ -179,7 +179,7 @@ def test_star_and_sky():
 
 
 def test_fixed():
-    """A value fixes it there, None and True hold it at its start; one compiled program serves all."""
+    """A value fixes it there, None and True hold it or a whole branch; one compiled program serves all."""
     held = fit_simple(simple_image(), {**SIMPLE_START, "sky": {"I0": 1.2}}, fixed={"sky": {"I0": None}})
     assert held.status == lm.CONVERGED
     assert "sky.I0" not in held.names
@@ -192,6 +192,8 @@ def test_fixed():
         ({**SIMPLE_START, "sky": {"I0": 1.2}}, {"sky": {"I0": True}}),
         (SIMPLE_START, {"sky": {"I0": 1.2}}),
         ({"galaxy": SIMPLE_START["galaxy"]}, {"sky": {"I0": 1.2}}),
+        ({**SIMPLE_START, "sky": {"I0": 1.2}}, {"sky": None}),
+        ({**SIMPLE_START, "sky": {"I0": 1.2}}, {"sky": True}),
     ):
         assert_same(held, fit_simple(simple_image(), start, fixed=fixed))
     # held where the free fit ends: the same solution, and no error grows

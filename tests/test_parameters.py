@@ -109,6 +109,27 @@ def test_there_and_back(fixed, bounded):
     assert_allclose(coordinates.derivative(z), jax.jacfwd(coordinates.from_internal)(z), atol=1e-12)
 
 
+def test_vectors_of_shears():
+    """As `many` has them: every copy's own axis ratio, position angle, radius and centre."""
+    coordinates = make_coordinates(describe(jp.parameters(jp.many(jp.models.gaussian)), COPIES), (), ())
+    at = {name: number for number, name in enumerate(coordinates.names)}
+    assert coordinates.pairs == tuple((at[f"q[{k}]"], at[f"PA[{k}]"]) for k in range(3))
+    assert coordinates.radii == tuple((at[f"sigma[{k}]"], at[f"q[{k}]"]) for k in range(3))
+    assert coordinates.centers == tuple(
+        (at[f"center[{k},0]"], at[f"center[{k},1]"], at[f"sigma[{k}]"]) for k in range(3)
+    )
+    flat = vector(COPIES)
+    z = coordinates.to_internal(flat)
+    assert_allclose(coordinates.from_internal(z), flat, rtol=1e-13)
+    assert_allclose(coordinates.derivative(z), jax.jacfwd(coordinates.from_internal)(z), atol=1e-12)
+
+
+COPIES = {
+    "center": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]],
+    **{"q": [0.4, 0.8, 0.6], "PA": [2.2, 0.1, 1.0], "sigma": [1.0, 2.0, 3.0], "flux": [5.0, -3.0, 1.0]},
+}
+
+
 def test_shear_knows_no_special_angle():
     """The internal coordinates are the same for PA and PA + π, and continuous through PA = 0."""
     coordinates = sersic_coordinates()

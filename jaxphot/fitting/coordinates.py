@@ -1,8 +1,8 @@
 """Internal coordinates: what the solver steps in, and how results come back as physical parameters.
 
 Positive scales step in their logarithm. An axis ratio and a position angle that are both free step as the shear
-(η₁, η₂) = −ln q · (cos 2PA, sin 2PA), in which neither a round galaxy nor PA = 0 is anything special. The user sees
-physical parameters only.
+(η₁, η₂) = −ln q · (cos 2PA, sin 2PA), in which neither a round galaxy nor PA = 0 is anything special; vectors of
+them, as `many` has, entry by entry. The user sees physical parameters only.
 """
 
 from dataclasses import dataclass
@@ -285,32 +285,30 @@ def make_coordinates(described, fixed, bounded):
         logarithmic.extend([parameter.is_logarithmic] * int(np.prod(parameter.shape)))
     pairs, radii = [], []
     for path, parameter in free:
-        angle = _partner(path, parameter, free)
+        angle, each = _partner(path, parameter, free), range(int(np.prod(parameter.shape)))
         if angle is not None and angle not in bounded:
-            for k in range(int(np.prod(parameter.shape))):  # one, or one a copy
-                pairs.append((first[path] + k, first[angle] + k))
-                logarithmic[first[path] + k] = False
-                radii.extend((first[r] + k, first[path] + k) for r in _radii_beside(path, parameter, free, bounded))
+            pairs.extend((first[path] + k, first[angle] + k) for k in each)
+            logarithmic[first[path] : first[path] + len(each)] = [False] * len(each)
+            beside = _radii_beside(path, parameter.shape, free, bounded)
+            radii.extend((first[radius] + k, first[path] + k) for radius in beside for k in each)
     centers = []
     for path, parameter in free:
-        if path.rpartition(".")[2] != "center" or parameter.shape[-1:] != (2,):
-            continue
-        beside = _lengths_beside(path, parameter.shape[:-1], free)
-        for k in range(int(np.prod(parameter.shape[:-1])) if beside else 0):
-            centers.append((first[path] + 2 * k, first[path] + 2 * k + 1, first[beside[0]] + k))
+        if path.rpartition(".")[2] == "center" and parameter.shape[-1:] == (2,):
+            for radius in _lengths_beside(path, parameter.shape[:-1], free)[:1]:
+                each = range(int(np.prod(parameter.shape[:-1])))
+                centers.extend((first[path] + 2 * k, first[path] + 2 * k + 1, first[radius] + k) for k in each)
     paths = tuple((path, parameter.shape) for path, parameter in free)
     return Coordinates(tuple(names), paths, tuple(logarithmic), tuple(pairs), tuple(radii), tuple(centers))
 
 
-def _radii_beside(path, ratio, free, bounded):
+def _radii_beside(path, shape, free, bounded):
     """Lengths beside a parameter but for those that the user bounds (or a default does)."""
     unbounded = {other for other, parameter in free if parameter.bounds == (0.0, float("inf"))}
-    beside = _lengths_beside(path, ratio.shape, free)
-    return [other for other in beside if other in unbounded and other not in bounded]
+    return [other for other in _lengths_beside(path, shape, free) if other in unbounded and other not in bounded]
 
 
 def _lengths_beside(path, shape, free):
-    """Free logarithmic lengths of a given shape in the same dictionary."""
+    """Free logarithmic lengths of a shape in the same dictionary."""
     branch = path.rpartition(".")[0]
     return [
         other
@@ -322,11 +320,11 @@ def _lengths_beside(path, shape, free):
 
 
 def _partner(path, parameter: Parameter, free):
-    """The free angle that stands beside a ratio in the same dictionary, if there is exactly one of each."""
+    """The free angle beside a ratio in the same dictionary, if there is exactly one of each, both of one shape."""
     if parameter.coordinate != "ratio":
         return None
-    branch, shape = path.rpartition(".")[0], parameter.shape
-    siblings = [(p, other) for p, other in free if p.rpartition(".")[0] == branch and other.shape == shape]
+    branch = path.rpartition(".")[0]
+    siblings = [(p, other) for p, other in free if p.rpartition(".")[0] == branch and other.shape == parameter.shape]
     angles = [p for p, other in siblings if other.coordinate == "angle"]
     ratios = [p for p, other in siblings if other.coordinate == "ratio"]
     return angles[0] if len(angles) == len(ratios) == 1 else None

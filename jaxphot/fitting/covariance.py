@@ -52,12 +52,11 @@ def carry_over(z, inverse, basis, null, held, nothing_known, coordinates, dimens
     scale = jnp.ones_like(z)
     if coordinates.pairs:
         q, pa = np.asarray(coordinates.pairs).T
-        size2 = z[q] ** 2 + z[pa] ** 2
-        variance, of_angle = jnp.diagonal(internal), jnp.diagonal(covariance)[pa]
-        small = size2 < jnp.maximum(variance[q], variance[pa])
+        variance = jnp.diagonal(internal)
+        small = z[q] ** 2 + z[pa] ** 2 < jnp.maximum(variance[q], variance[pa])
         is_round = jnp.any(small)
         widest = jnp.pi / np.sqrt(12).item()
-        error = jnp.sqrt(jnp.maximum(of_angle, 0))
+        error = jnp.sqrt(jnp.maximum(jnp.diagonal(covariance)[pa], 0))
         scale = scale.at[pa].set(jnp.where(small, widest / jnp.maximum(error, widest), 1))
     covariance = covariance * scale[:, None] * scale[None, :]
     undetermined = (jnp.abs(derivative) @ jnp.abs(basis) @ null.astype(z.dtype)) > 0

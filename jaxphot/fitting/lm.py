@@ -25,6 +25,7 @@ _FAST = 0.05  # steps that shrink as quickly foretell where the next one leads; 
 _ROUGHLY = 0.02  # of the loss: where a full step would gain less, the function is no longer evaluated roughly
 _MOST_ROUGH = 5  # evaluations
 _SLOW = 0.8  # as slow a convergence is believed; damped steps shrink more slowly still
+_EDGE = 1e3  # damping at which only steps of a thousandth of Newton's lower the loss: it has an edge there
 _WORTH_TAKING = 1e-4  # smallest ratio of actual to predicted decrease that is accepted
 
 
@@ -181,9 +182,8 @@ def step(
     State
         Unchanged if it was done already.
     """
-    moved = _trial(
-        function, state, loss=loss, domain=domain, rtol=rtol, amplitudes=amplitudes, evaluate=evaluate, solve=solve
-    )
+    own = {"loss": loss, "domain": domain, "rtol": rtol, "amplitudes": amplitudes, "evaluate": evaluate, "solve": solve}
+    moved = _trial(function, state, **own)
     return jax.tree.map(lambda a, b: jnp.where(state.status == RUNNING, a, b), moved, state)
 
 
@@ -319,6 +319,8 @@ def _status(state, left, new, accept, first, finite, tolerance, resolution):
     # a decrease far below the loss's rounding error is not worth creeping on for (in float32: 0.01 standard errors)
     near = jnp.maximum(tolerance, 0.03 * resolution)
     converged = (accept & (left <= near)) | ((state.damping > 1) & (state.decrement <= resolution))
+    # a kink of the model that meets nodes of the sampling: the minimum is here, whatever the slopes beside it promise
+    converged |= ~first & (state.damping > _EDGE) & (state.decrement <= 100 * tolerance)
     # a step that no longer changes the loss, or was refused at every length
     stalled = ~accept & (state.damping > _LARGEST_DAMPING)
     status = jnp.where(stalled, STALLED, RUNNING)

@@ -126,7 +126,7 @@ def _parameters(model, params, fixed, bounds, dtype):
     params = update(params, values) if isinstance(params, dict) else params
     start = check_params(declared, params, dtype)
     described = describe(declared, start)
-    fixed_names = {name for name, _ in leaves_with_names(fixed)} if fixed else set()
+    fixed_names = {name for name, _ in leaves_with_names(_whole_branches(fixed, described))} if fixed else set()
     _check_known("fixed", fixed_names, described)
     fixed_names |= {name for name, parameter in leaves_with_names(described) if parameter.coordinate == "constant"}
     limits = _limits(bounds, described, dtype)
@@ -154,6 +154,15 @@ def _fixed_values(fixed, params):
         elif value is not None and value is not True:
             kept[key] = value
     return {key: value for key, value in kept.items() if not isinstance(value, dict) or value}
+
+
+def _whole_branches(fixed, described):
+    """`fixed` with every leaf of a branch named where the branch itself is None (or True)."""
+    if not isinstance(described, dict) or not (fixed is None or fixed is True or isinstance(fixed, dict)):
+        return fixed
+    if isinstance(fixed, dict):
+        return {key: _whole_branches(value, described.get(key)) for key, value in fixed.items()}
+    return {key: _whole_branches(None, child) for key, child in described.items()}
 
 
 def _check_known(argument, names, described):

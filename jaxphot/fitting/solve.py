@@ -50,7 +50,7 @@ def fit(
     image : Image
     fixed : dict, optional
         A partial tree of parameters that do not vary: a value fixes the parameter there (it may then be missing from
-        `params`), None holds it at its start.
+        `params`), None holds it at its start; None for a branch, ``{"psf": None}``, all of it.
     bounds : dict, optional
         A partial tree of (lowest, highest), instead of the default bounds in ``parameters(model)``.
     window : (i0, i1, j0, j1), optional

@@ -48,13 +48,13 @@ class Pixelated:
         return interpolate(values, *_to_grid(x, y, center, PA, scale, self.shape), self.kernel)
 
     def start(self, source):
-        """A grid that is four half-light radii wide, upright, with an exponential source's values."""
+        """A grid that is four half-light radii wide, upright, with what the image has at its nodes."""
         scale = 4 * source.Re / max(self.shape)
         v, u = (
             scale * (np.arange(side) - (side - 1) / 2).reshape(shape)
             for side, shape in zip(self.shape, ((-1, 1), (1, -1)), strict=True)
         )
-        values = source.Ie * np.exp(1.678 * (1 - np.hypot(u, v) / source.Re))
+        values = source.light(*np.broadcast_arrays(source.center[0] + u, source.center[1] + v))
         return {"PA": 0.0, "scale": scale, "values": values}
 
     @staticmethod

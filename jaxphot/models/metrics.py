@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
 
+from jaxphot.models.splines import check_radii
 from jaxphot.numerics import pchip, safe_log, safe_sqrt
 from jaxphot.parameters import (
     AxisRatio,
@@ -198,13 +199,6 @@ def check_metric(metric, *needed):
     return metric
 
 
-def _check_radii(radii):
-    radii = tuple(float(radius) for radius in radii)
-    if len(radii) < 2 or radii[0] < 0 or not np.all(np.diff(radii) > 0) or not np.isfinite(radii[-1]):
-        raise ValueError(f"radii: expected two or more rising radii ≥ 0, got {radii}")
-    return radii
-
-
 @dataclass(frozen=True)
 class Warp:
     """Axis ratio and position angle that change with radius; made by `warp`."""
@@ -217,8 +211,10 @@ class Warp:
         """The inner metric's, with vectors `q_r` and `PA_r` instead of q and PA."""
         inner, shape = keyword_parameters(self.metric), (len(self.radii),)
         own = {
-            "q_r": Parameter("", (0.01, 1.0), shape, "axis ratio at the nodes", coordinate="log"),
-            "PA_r": Parameter("rad", shape=shape, description="position angle at the nodes, East of North"),
+            "q_r": Parameter("", (0.01, 1.0), shape, "axis ratio at the nodes", coordinate="ratio"),
+            "PA_r": Parameter(
+                "rad", shape=shape, description="position angle at the nodes, East of North", coordinate="angle"
+            ),
         }
         return {**{name: inner[name] for name in inner if name not in ("q", "PA")}, **own}
 
@@ -264,7 +260,7 @@ def warp(radii, metric=ellipse):
     >>> round(float(twisted(20.0, 0.0, center=jnp.zeros(2), q_r=q_r, PA_r=PA_r)), 6)
     20.0
     """
-    return Warp(_check_radii(radii), check_metric(metric, "q", "PA"))
+    return Warp(check_radii(radii), check_metric(metric, "q", "PA"))
 
 
 @dataclass(frozen=True)

@@ -277,8 +277,8 @@ class Sectors:
         return self.weights(theta) / r[None, :] ** 2
 
 
-def wedge(profile, count, metric=ellipse, *, symmetric=True, blend=0.0):
-    """Sectors with a profile each, and borders between them.
+def wedge(profile, count, metric=ellipse, *, symmetric=True, blend=0.2):
+    """Sectors with a profile each, and narrow borders between them.
 
     The first sector's middle lies on the major axis, the others follow in the direction in which PA grows (angles as
     seen on the sky; from North if the metric has no PA). At the very centre, brightness is the sectors' mean.
@@ -293,7 +293,8 @@ def wedge(profile, count, metric=ellipse, *, symmetric=True, blend=0.0):
         Opposite sectors are the same, so that `count` of them fill half the circle; else the whole circle; static.
     blend : float
         From 0 to 1: part of a sector's width over which it goes over smoothly into the next; static. With 0, brightness
-        jumps and the derivative with respect to the borders' angle is left out.
+        jumps, and the derivative with respect to the borders' angle is left out: to a fit that is not told the centre
+        and the PA, χ² is a staircase, on which it stalls.
 
     Returns
     -------

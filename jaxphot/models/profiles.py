@@ -2,21 +2,22 @@
 
 Every profile takes the radius ``r`` (arcsec, along the major axis; any shape) and returns an array of that shape:
 flux/arcsec². Values and gradients are finite at r = 0; a profile that is infinite there is softened within 1e-8 of its
-scale. A profile may carry ``flux(**parameters)``, 2π ∫ I r dr in closed form: `jaxphot.total_flux` uses it.
+scale. A profile may carry ``flux(**parameters)``, 2π ∫ I r dr in closed form: `jaxphot.total_flux` uses it; and
+``start(source)``, values of those of its parameters that `jaxphot.initialize` does not know by name. `spline` makes
+profiles that are free in form.
 
 Under other names: an exponential disk of scale length h is `exponential` with Re = 1.678 h; a Plummer profile is
 `moffat` with n = 2, the modified Hubble law n = 1, a β-model n = 3β − ½; imfit's FerrersBar2D is `ferrer` with beta = 0
 and alpha = n, its ModifiedKing is `king`; a Gaussian ring is ``modifiers.ring(profiles.gaussian)``.
 """
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import betaln, gammaln
 
-from jaxphot.numerics import b_n, exp_of_power, gauss_legendre, pchip, safe_log
+from jaxphot.models.splines import spline as spline
+from jaxphot.numerics import b_n, exp_of_power, gauss_legendre, safe_log
 from jaxphot.parameters import (
     BreakSharpness,
     FerrerAlpha,
@@ -27,7 +28,6 @@ from jaxphot.parameters import (
     KingSharpness,
     MoffatIndex,
     OuterSlope,
-    Parameter,
     Radius,
     SersicIndex,
     Transition,
@@ -146,6 +146,7 @@ def _ferrer_flux(Rout, alpha, beta, I0):
 
 
 ferrer.flux = _ferrer_flux
+ferrer.start = lambda source: {"Rout": 3 * source.Re, "alpha": 2.0, "beta": 0.0}
 
 
 def king(r, *, Rc: Radius, Rt: Radius, alpha: KingSharpness, I0: Intensity):
@@ -189,6 +190,7 @@ def _king_flux(Rc, Rt, alpha, I0):
 
 
 king.flux = _king_flux
+king.start = lambda source: {"Rc": 0.7 * source.Re, "Rt": 6 * source.Re, "alpha": 2.0}
 
 
 def _soft_log(u):
@@ -233,6 +235,10 @@ def _nuker_flux(Rb, Ib, alpha, beta, gamma):
 
 
 nuker.flux = _nuker_flux
+nuker.start = lambda source: {
+    **{"Rb": source.Re, "Ib": source.brightness(source.Re)},
+    **{"alpha": 1.5, "beta": 3.0, "gamma": 0.4},
+}
 
 
 def core_sersic(r, *, n: SersicIndex, Re: Radius, Rb: Radius, Ib: Intensity, alpha: Transition, gamma: InnerSlope):
@@ -271,6 +277,12 @@ def core_sersic(r, *, n: SersicIndex, Re: Radius, Rb: Radius, Ib: Intensity, alp
     return Ib * jnp.exp(jnp.minimum(outer + inner, 2 * largest))
 
 
+core_sersic.start = lambda source: {
+    **{"Rb": 0.3 * source.Re, "Ib": source.brightness(0.3 * source.Re)},
+    **{"alpha": 2.0, "gamma": 0.2},
+}
+
+
 def broken_exponential(r, *, h1: Radius, h2: Radius, Rb: Radius, alpha: BreakSharpness, I0: Intensity):
     """Exponential disk whose scale length changes at a break (Erwin, Pohlen & Beckman 2008, AJ 135, 20).
 
@@ -296,6 +308,12 @@ def broken_exponential(r, *, h1: Radius, h2: Radius, Rb: Radius, alpha: BreakSha
     """
     change = (1 / h1 - 1 / h2) / alpha
     return I0 * jnp.exp(-r / h1 + change * (jax.nn.softplus(alpha * (r - Rb)) - jax.nn.softplus(-alpha * Rb)))
+
+
+broken_exponential.start = lambda source: {
+    **{"h1": 0.7 * source.Re, "h2": 0.5 * source.Re, "Rb": 1.5 * source.Re},
+    **{"alpha": 3 / source.Re, "I0": source.Ie * np.exp(1.7)},
+}
 
 
 def hernquist(r, *, Rs: Radius, flux: Flux):
@@ -336,62 +354,4 @@ def hernquist(r, *, Rs: Radius, flux: Flux):
 # X = Σ δ^k / (2k + 1) with δ = 1 − s² (both branches): coefficients of ((3 − δ) X − 3)/δ², highest first
 _HERNQUIST = tuple(3 / (2 * k + 1) - 1 / (2 * k - 1) for k in range(27, 1, -1))
 hernquist.flux = lambda *, Rs, flux: flux
-
-
-@dataclass(frozen=True)
-class Spline:
-    """Brightness given at some radii; made by `spline`."""
-
-    radii: tuple
-    log: bool
-
-    def parameters(self):
-        """The brightness at every radius, `I_r`."""
-        bounds, coordinate = ((0.0, float("inf")), "log") if self.log else ((-float("inf"), float("inf")), "identity")
-        text = "surface brightness at the nodes"
-        return {"I_r": Parameter("flux / arcsec2", bounds, (len(self.radii),), text, coordinate=coordinate)}
-
-    def __call__(self, r, *, I_r):
-        """Brightness (flux/arcsec²) at radii r (arcsec)."""
-        radii = np.asarray(self.radii)
-        soft = radii[radii > 0][0]
-        knots = 0.5 * np.log(radii**2 + soft**2)
-        t, dtype = 0.5 * jnp.log(jnp.asarray(r) ** 2 + soft.item() ** 2), jnp.result_type(r, I_r)
-        if self.log:
-            return jnp.exp(pchip(knots, safe_log(jnp.asarray(I_r, dtype)), t))
-        step = knots[-1] - knots[-2]  # two more nodes, at zero: light ends there, smoothly
-        knots = np.append(knots, [knots[-1] + step, knots[-1] + 2 * step])
-        return pchip(knots, jnp.append(jnp.asarray(I_r, dtype), jnp.zeros(2, dtype)), t)
-
-
-def spline(radii, *, log=True):
-    """A profile free in form: its brightness at given radii, and a smooth curve between them.
-
-    The curve is a monotone cubic (`numerics.pchip`) in ``log √(r² + r₁²)``, where r₁ is the first radius above 0: in
-    log radius, but smooth at the centre. It never overshoots its nodes; within the first one it goes straight on. A
-    profile like any other: ``radial(profiles.spline((0, 1, 2, 4, 8)))``.
-
-    Parameters
-    ----------
-    radii : sequence of float
-        Rising, two or more, the first may be 0; arcsec. Static.
-    log : bool
-        Interpolate the logarithm of the brightness, which then is positive and goes on as a power law beyond the last
-        node. Otherwise it may have any sign and falls to 0 within one more interval.
-
-    Returns
-    -------
-    Spline
-        With one parameter, the vector `I_r` of brightness at the radii, flux/arcsec².
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp
-    >>> profile = spline((0.0, 1.0, 3.0))
-    >>> round(float(profile(1.0, I_r=jnp.array([8.0, 5.0, 1.0]))), 4)
-    5.0
-    """
-    radii = tuple(float(radius) for radius in radii)
-    if len(radii) < 2 or radii[0] < 0 or not np.all(np.diff(radii) > 0) or not np.isfinite(radii[-1]):
-        raise ValueError(f"radii: expected two or more rising radii ≥ 0, got {radii}")
-    return Spline(radii, bool(log))
+hernquist.start = lambda source: {"Rs": source.Re / 1.8}

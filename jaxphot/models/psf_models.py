@@ -41,6 +41,9 @@ def airy_profile(r, *, lam_over_D: Length, flux: Flux):
     return flux * (np.pi / 4) / lam_over_D**2 * amplitude**2
 
 
+airy_profile.start = lambda source: {"lam_over_D": source.Re / 0.53}
+
+
 @dataclass(frozen=True)
 class Unit:
     """A model at the origin whose amplitude is 1, or only at the origin; made by `unit`."""

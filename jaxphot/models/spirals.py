@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxphot.models.metrics import check_metric, ellipse, from_axes, own_parameters, to_axes
 from jaxphot.numerics import safe_sqrt
@@ -65,6 +67,18 @@ class Spiral:
         angle = params["turn"] * _start(rho, **start) * self.winding(rho, **law)
         dx, dy = from_axes(major, minor, params["PA_sky"] - angle)
         return self.metric(center[0] + dx, center[1] + dy, **own_parameters(params, self.metric))
+
+    def start(self, source):
+        """Alternatives for `initialize`: face-on and inclined disks whose arms wind either way, more or less."""
+        disks = [(0.3, source.PA), *product((0.75, 1.1), source.PA + np.arange(4) * np.pi / 4)]
+        arms = product((-4.0, -2.0, -1.0, 1.0, 2.0, 4.0), np.arange(6) * np.pi / 6, (1.0, 2.0))
+        return [
+            {
+                **{"inclination": tilt, "PA_sky": node, "PA": (node + angle) % np.pi, "turn": turn, "q": 0.5},
+                **{"R_bar": 0.3 * source.Re, "R_arm": reach * source.Re, "R_wind": source.Re, "slope": 0.5},
+            }
+            for (tilt, node), (turn, angle, reach) in product(disks, arms)
+        ]
 
     @property
     def area(self):
