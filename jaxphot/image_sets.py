@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 
-from jaxphot.image import Image
+from jaxphot.image import Image, crop
 from jaxphot.models.combinators import Linked, Scene, check_model, kind
 from jaxphot.parameters import Parameter, Partial, check_params, describe, parameters
 from jaxphot.pytree import is_concrete, leaves_with_names
@@ -18,7 +18,7 @@ from jaxphot.transforms.leaves import transform_leaf, with_leaf
 from jaxphot.transforms.reprojected import reproject
 
 OF_IMAGES = "_image"  # the branch of parameters that are leaves of images' transforms
-_FREE_UNITS = {"crtan": "arcsec", "cd": "arcsec / pix", "crpix": "pix"}
+_UNITS = {"crtan": "arcsec", "cd": "arcsec / pix", "crpix": "pix"}
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class ImageSet:
         One an image.
     per_image : tuple of str or None
         Key paths of the parameters that have a leading axis of images; None where the images are a dictionary.
-    free : tuple of (str, tuple of str)
-        Names of the images whose transforms have parameters, and of these.
+    free : tuple of (str, tuple of (str, shape))
+        Names of the images whose transforms have parameters, and these.
     """
 
     keys: tuple
@@ -43,31 +43,40 @@ class ImageSet:
     free: tuple = ()
 
     def parameters(self):
-        """What is declared of all parameters."""
+        """What is declared of all parameters, leaves of transforms included."""
         if self.per_image is None:
             declared = merged_declarations(dict(zip(self.keys, map(parameters, self.models), strict=True)))
         else:
             declared = with_axis(parameters(self.models[0]), self.per_image, len(self.keys))
-        return declared
-
-    def declared(self, images):
-        """What is declared, with the leaves of transforms that are parameters."""
-        own = {}
-        for key, names in self.free:
-            transform = self.image(images, self.keys.index(key)).transform
-            leaves = {name: np.shape(transform_leaf(transform, name)) for name in names}
-            own[key] = {name: Parameter(_FREE_UNITS.get(name, ""), shape=shape) for name, shape in leaves.items()}
-        declared = self.parameters()
-        if not own:
+        if not self.free:
             return declared
+        own = {
+            key: {name: Parameter(_UNITS.get(name, ""), shape=shape) for name, shape in leaves}
+            for key, leaves in self.free
+        }
         kind_of = Partial if isinstance(declared, Partial) or not declared else dict
         return kind_of({**declared, OF_IMAGES: own.get("", own)})
+
+    def each(self, value, argument, default):
+        """An option of every image, from one for all or a dictionary."""
+        if not isinstance(value, dict):
+            return (default if value is None else value,) * len(self.keys)
+        unknown = sorted(set(map(str, value)) - set(self.keys))
+        if unknown:
+            raise ValueError(f"{argument}: unknown image {', '.join(unknown)}; there are {', '.join(self.keys)}")
+        value = {str(key): own for key, own in value.items()}
+        return tuple(value.get(key, default) for key in self.keys)
 
     def image(self, images, place):
         """One of the images."""
         if isinstance(images, dict):
             return images[self.keys[place]]
         return images if self.keys == ("",) else jax.tree.map(lambda leaf: leaf[place], images)
+
+    def _transform(self, images, key):
+        if isinstance(images, dict) or key == "":
+            return (images[key] if key else images).transform
+        return jax.tree.map(lambda leaf: leaf[int(key)], images.transform)
 
     def start(self, params, images):
         """Parameters with those that the images give themselves: leaves of transforms, values without image axis."""
@@ -78,10 +87,10 @@ class ImageSet:
         if not self.free:
             return params
         given, own = params.get(OF_IMAGES, {}), {}
-        for key, names in self.free:
-            transform = self.image(images, self.keys.index(key)).transform
+        for key, leaves in self.free:
+            transform = self._transform(images, key)
             known = given if key == "" else given.get(key, {})
-            own[key] = {name: known.get(name, transform_leaf(transform, name)) for name in names}
+            own[key] = {name: known.get(name, transform_leaf(transform, name)) for name, _ in leaves}
         return {**params, OF_IMAGES: own.get("", own)}
 
     def select(self, place, theta):
@@ -94,9 +103,31 @@ class ImageSet:
     def leaves(self, place, theta):
         """Values of the leaves of an image's transform that are parameters."""
         key = self.keys[place]
-        names = dict(self.free).get(key, ())
-        own = theta[OF_IMAGES] if names and key else theta.get(OF_IMAGES, {})
-        return {name: (own[key] if key else own)[name] for name in names}
+        own = theta.get(OF_IMAGES, {})
+        return {name: (own[key] if key else own)[name] for name, _ in dict(self.free).get(key, ())}
+
+
+@dataclass(frozen=True)
+class Models:
+    """A dictionary of models that is hashable."""
+
+    items: tuple
+
+
+def crop_images(images, window):
+    """The windows of all images of a set; `window` is one for all, or a dictionary."""
+    if window is None:
+        return images
+    if not isinstance(window, dict):
+        whole = images if isinstance(images, dict) else {"": images}
+        cut = {key: crop(image, window) for key, image in whole.items()}
+        return cut if isinstance(images, dict) else cut[""]
+    if not isinstance(images, dict):
+        raise TypeError("window: expected (i0, i1, j0, j1), the same for the whole stack, got a dictionary")
+    unknown = sorted(set(window) - set(images))
+    if unknown:
+        raise ValueError(f"window: unknown image {', '.join(unknown)}; there are {', '.join(images)}")
+    return {key: crop(image, window[key]) if key in window else image for key, image in images.items()}
 
 
 def make_set(model, images, per_image=None, transform_free=None):
@@ -117,6 +148,7 @@ def make_set(model, images, per_image=None, transform_free=None):
     images : dict of Image, or Image
         In the plane of the first.
     """
+    model = dict(model.items) if isinstance(model, Models) else model
     if isinstance(model, dict) != isinstance(images, dict):
         raise TypeError(
             "model, image: expected a dictionary of models with a dictionary of images, got"
@@ -137,7 +169,8 @@ def make_set(model, images, per_image=None, transform_free=None):
             f" {images.data.shape}" + ("; pass per_image=() if they share all parameters" if per_image is None else "")
         )
     paths = None if per_image is None else check_paths(per_image, parameters(model), "per_image")
-    free = _free(transform_free, keys, lambda key: images.transform)
+    one = images if images.data.ndim == 2 else jax.tree.map(lambda leaf: leaf[0], images)
+    free = _free(transform_free, keys, lambda key: one.transform)
     return ImageSet(keys, (model,) * len(keys), paths, free), share_plane(images)
 
 
@@ -178,10 +211,11 @@ def _free(wanted, keys, transform_of):
     unknown = sorted(set(wanted) - set(keys))
     if unknown:
         raise ValueError(f"transform_free: unknown image {', '.join(unknown)}; there are {', '.join(keys)}")
-    for key, names in wanted.items():
-        for name in names:
-            transform_leaf(transform_of(key), name)
-    return tuple((key, names) for key, names in wanted.items() if names)
+
+    def shape(key, name):
+        return np.shape(transform_leaf(transform_of(key), name))
+
+    return tuple((key, tuple((name, shape(key, name)) for name in names)) for key, names in wanted.items() if names)
 
 
 def with_leaves(image, leaves):
@@ -205,7 +239,7 @@ def share_plane(images):
 
     Returns
     -------
-    The same, with the transforms of those that have another tangent point than the first wrapped in `Reprojected`.
+    The same; where tangent points differ, all transforms are wrapped in a `Reprojected`.
 
     Examples
     --------
@@ -228,12 +262,16 @@ def share_plane(images):
             raise ValueError("images: some have a place on the sky (crval) and others have none")
         return replace(images, transform=reproject(images.transform, crval[0], crval_lo[0]))
     first = images[0].transform
-    return [images[0], *(_in_plane(image, first, number) for number, image in enumerate(images[1:], 1))]
+    moved = [_in_plane(image, first, number) for number, image in enumerate(images)]
+    if all(new.transform is old.transform for new, old in zip(moved, images, strict=True)):
+        return images
+    # all of them, so that they are of one kind
+    return [_in_plane(image, first, number, always=True) for number, image in enumerate(images)]
 
 
-def _in_plane(image, first, number):
+def _in_plane(image, first, number, always=False):
     try:
-        return replace(image, transform=reproject(image.transform, first.crval, first.crval_lo))
+        return replace(image, transform=reproject(image.transform, first.crval, first.crval_lo, always=always))
     except ValueError as error:
         raise ValueError(f"images[{number}] cannot be described in the plane of images[0]: {error}") from None
 
@@ -340,6 +378,7 @@ def check_overlap(images, theta, image):
     """
     if not is_concrete(theta, image):
         return
+    image = jax.tree.map(np.asarray, image)
     for place, model in enumerate(images.models):
         own = with_leaves(images.image(image, place), images.leaves(place, theta))
         centers = _centers(*unlinked(model, images.select(place, theta)))

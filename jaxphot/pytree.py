@@ -41,3 +41,16 @@ def update(base, changes):
     if not (isinstance(base, dict) and isinstance(changes, dict)):
         return changes
     return {**base, **{key: update(base.get(key), value) for key, value in changes.items()}}
+
+
+def subtree(tree, names):
+    """The leaves of a nested dictionary with the given key paths, nested as they were."""
+    pruned = {}
+    for name, leaf in leaves_with_names(tree):
+        if name in names:
+            *branch, key = name.split(".")
+            node = pruned
+            for part in branch:
+                node = node.setdefault(part, {})
+            node[key] = leaf
+    return pruned

@@ -62,6 +62,8 @@ ORDER = [
     "fitting.lm",
     "fitting.coordinates",
     "fitting.amplitudes",
+    "fitting.groups",
+    "fitting.joint",
     "fitting.covariance",
     "fitting.problem",
     "fitting.result",

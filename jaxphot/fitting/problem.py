@@ -8,14 +8,17 @@ import numpy as np
 
 from jaxphot.fitting import lm
 from jaxphot.fitting.coordinates import Coordinates, make_coordinates
+from jaxphot.fitting.groups import Joint, make_groups, positions, separable
 from jaxphot.image import crop
-from jaxphot.likelihood import Poisson, check_likelihood, gaussian
+from jaxphot.image_sets import Models, check_overlap, crop_images, make_set
+from jaxphot.likelihood import Gaussian, Poisson, check_likelihood, gaussian
 from jaxphot.models.combinators import check_model
 from jaxphot.numerics import array_namespace
-from jaxphot.parameters import check_params, describe, parameters
-from jaxphot.pytree import is_concrete, leaves_with_names, update
-from jaxphot.render import check_image
+from jaxphot.parameters import Parameter, check_params, describe, parameters
+from jaxphot.pytree import is_concrete, leaves_with_names, subtree, update
+from jaxphot.render import DEFAULT_SAMPLING, check_image
 from jaxphot.sampling import check_sampling
+from jaxphot.shared import is_below
 
 
 class Setup(NamedTuple):
@@ -23,7 +26,7 @@ class Setup(NamedTuple):
 
     Attributes
     ----------
-    model : model
+    model : model or Joint
     coordinates : Coordinates
     bounded : tuple of str
         Key paths of free parameters with bounds of the user's.
@@ -47,7 +50,8 @@ class Lane(NamedTuple):
     ----------
     start : dict
         Complete tree of parameters.
-    image : Image
+    image : Image, or tuple of stacks
+        Of a `Joint`: one a group.
     limits : tuple of arrays
         Bounds in internal coordinates, as `Coordinates.limits` makes them.
     rtol, max_steps : scalars
@@ -59,16 +63,36 @@ class Lane(NamedTuple):
     rtol: object
     max_steps: object
 
+    @property
+    def images(self):
+        """The image, or all stacks of images."""
+        return self.image if type(self.image) is tuple else (self.image,)
 
-def make_problem(
-    model, params, image, *, fixed, bounds, window, likelihood, sampling, max_steps, rtol, scale_covariance
-):
+    @property
+    def dtype(self):
+        """Of all images."""
+        return self.images[0].dtype
+
+
+def make_problem(model, params, image, *, per_image, transform_free, linear, max_steps, rtol, **options):
     """Check the arguments of `fit` (see there) and sort them into what is compiled and what is computed with.
 
     Returns
     -------
     Setup, Lane
     """
+    check_number("max_steps", max_steps, 0)
+    if rtol is not None:
+        check_number("rtol", rtol, 0)
+    numbers = lm.RTOL if rtol is None else rtol, max_steps
+    several = isinstance(model, (dict, Models)) or isinstance(image, dict) or per_image is not None
+    if several or transform_free or linear is not None:
+        return _joint_problem(model, params, image, numbers, per_image, transform_free, linear, **options)
+    return _problem(model, params, image, numbers, **options)
+
+
+def _problem(model, params, image, numbers, *, fixed, bounds, window, likelihood, sampling, scale_covariance):
+    """`make_problem` for one image."""
     likelihood = gaussian() if likelihood is None else likelihood
     check_model(model)
     check_sampling(sampling)
@@ -77,12 +101,78 @@ def make_problem(
     _check_gain(likelihood, image)
     if window is not None:
         image = crop(image, window)
-    check_number("max_steps", max_steps, 0)
-    if rtol is not None:
-        check_number("rtol", rtol, 0)
-    start, coordinates, bounded, limits = _parameters(model, params, fixed, bounds, image.dtype)
+    start, coordinates, bounded, limits = _parameters(parameters(model), params, fixed, bounds, image.dtype)
     setup = Setup(model, coordinates, bounded, likelihood, sampling, bool(scale_covariance))
-    return setup, Lane(start, image, limits, lm.RTOL if rtol is None else rtol, max_steps)
+    return setup, Lane(start, image, limits, *numbers)
+
+
+def _joint_problem(
+    model,
+    params,
+    image,
+    numbers,
+    per_image,
+    transform_free,
+    linear,
+    *,
+    fixed,
+    bounds,
+    window,
+    likelihood,
+    sampling,
+    scale_covariance,
+):
+    """`make_problem` for a set of images, or one whose transform has parameters or whose amplitudes are named."""
+    images, image = make_set(model, crop_images(image, window), per_image, transform_free)
+    likelihoods = images.each(likelihood, "likelihood", gaussian())
+    samplings = images.each(sampling, "sampling", DEFAULT_SAMPLING)
+    members = list(image.values()) if isinstance(image, dict) else [image] * len(images.keys)
+    for own, rule, member in zip(likelihoods, samplings, members, strict=True):
+        check_likelihood(own)
+        check_sampling(rule)
+        _check_gain(own, member)
+    declared, dtype = images.parameters(), members[0].dtype
+    start = images.start(params, image)
+    start, coordinates, bounded, limits = _parameters(declared, start, fixed, bounds, dtype)
+    check_overlap(images, start, image)
+    free = subtree(start, dict(coordinates.paths))
+    groups, stacks, touched = make_groups(images, start, image, free, likelihoods, samplings)
+    described = dict(leaves_with_names(describe(declared, start)))
+    quadratic = all(isinstance(own, Gaussian) for own in likelihoods)
+    names = _linear(linear, described, dict(coordinates.paths), separable(groups, touched), quadratic)
+    at = [position for name in sorted(names) for position in positions(coordinates)[name]]
+    limited = any(name in bounded or np.any(np.isfinite(described[name].bounds)) for name in names)
+    joint = Joint(images, groups, tuple(at), limited)
+    setup = Setup(joint, coordinates, bounded, likelihoods[0], samplings[0], bool(scale_covariance))
+    return setup, Lane(start, stacks, limits, *numbers)
+
+
+def _linear(wanted, described, free, fine, quadratic):
+    """Key paths of the free parameters that are solved exactly."""
+    if wanted is None:
+        return {path for path in free if quadratic and path in fine and described[path].linear}
+    if isinstance(wanted, str):
+        raise TypeError(f"linear: expected a sequence of key paths, got the string {wanted!r}")
+    if wanted and not quadratic:
+        raise ValueError("linear: amplitudes are solved exactly under a gaussian likelihood only")
+    names = set()
+    for name in wanted:
+        below = [path for path in described if is_below(path, [name])]
+        if not below:
+            raise ValueError(f"linear: unknown {name}; there are {', '.join(described)}")
+        # of a view's parameters nothing may be said
+        plain = {path for path in below if described[path] == Parameter(shape=described[path].shape)}
+        chosen = [path for path in below if described[path].linear or path in plain]
+        if not chosen:
+            raise ValueError(f"linear: {name} is no amplitude: the model is not proportional to it")
+        for path in (path for path in chosen if path in free):
+            if path not in fine:
+                raise ValueError(
+                    f"linear: {path} cannot be solved for by itself: it is not the only amplitude of its component, or"
+                    " changes more than amplitudes; fix the component's other parameters, or leave it out"
+                )
+            names.add(path)
+    return names
 
 
 def check_number(name, value, above):
@@ -98,9 +188,8 @@ def _check_gain(likelihood, image):
         )
 
 
-def _parameters(model, params, fixed, bounds, dtype):
+def _parameters(declared, params, fixed, bounds, dtype):
     """Canonical start, coordinates, key paths that the user bounds, and bounds in internal coordinates."""
-    declared = parameters(model)
     fixed = {} if fixed is None else fixed
     values = _fixed_values(fixed, params)
     params = update(params, values) if isinstance(params, dict) else params

@@ -10,10 +10,12 @@ import numpy as np
 from jaxphot.fitting import lm
 from jaxphot.fitting.amplitudes import find_amplitudes
 from jaxphot.fitting.covariance import physical_covariance
+from jaxphot.fitting.groups import Joint
+from jaxphot.fitting.joint import joint_equations
 from jaxphot.fitting.problem import make_problem
 from jaxphot.fitting.result import Outcome, unpack
 from jaxphot.likelihood import Gaussian
-from jaxphot.pytree import is_concrete, leaves_with_names, update
+from jaxphot.pytree import is_concrete, subtree, update
 from jaxphot.render import DEFAULT_SAMPLING, apply, prepare
 
 _ROUGH_FROM = 25  # steps allowed: with fewer, none are taken on roughly integrated pixels
@@ -33,24 +35,34 @@ def fit(
     max_steps=100,
     rtol=None,
     scale_covariance=False,
+    per_image=None,
+    transform_free=None,
+    linear=None,
 ):
-    """Fit a model to an image by Levenberg–Marquardt.
+    """Fit a model to an image, or models to a set of images, by Levenberg–Marquardt.
 
     A pure function: ``jax.vmap(lambda p, im: fit(model, p, im))(starts, images)`` fits a batch.
 
+    A set of images is fitted as one: ``fit({"g": model_g, "r": model_r}, theta, {"g": image_g, "r": image_r})``. All
+    models see the one tree theta, each through its view (`linked`), such as `models.by_wavelength` makes; a model
+    without a view takes the parameters that it has. The images may differ in everything but their dtype; all positions
+    are in the plane of the first one (see `share_plane`). Those of one kind whose models differ in their views only are
+    compiled once. `separate` gives what each image is explained by, to draw or render it.
+
     Parameters
     ----------
-    model : model
+    model : model, or dict of model
     params : dict
         Where to start, as `initialize` makes it.
-    image : Image
+    image : Image, dict of Image with the same keys, or stack of Image with `per_image`
     fixed : dict, optional
         A partial tree of parameters that do not vary: a value fixes the parameter there (it may then be missing from
         `params`), None holds it at its start.
     bounds : dict, optional
         A partial tree of (lowest, highest), instead of the default bounds in ``parameters(model)``.
     window : (i0, i1, j0, j1), optional
-        Fit only these columns and rows (see `crop`).
+        Fit only these columns and rows (see `crop`); for a set of images also a dictionary of them, as `likelihood` and
+        `sampling` may be.
     likelihood : likelihood, optional
         Such as ``likelihood.poisson()``; Gaussian by default.
     sampling : rule
@@ -61,6 +73,19 @@ def fit(
         Converged where the step to the solution is shorter than this many standard errors, 0.005; it is still taken.
     scale_covariance : bool
         Multiply the covariance by χ²/dof.
+    per_image : sequence of str, optional
+        For one model seen in a stack of N images: key paths, of leaves or branches, whose parameters are each image's
+        own, such as ``("sky", "star.flux")``. They have a leading axis N; all others are shared.
+    transform_free : sequence of str, or dict of them, optional
+        Leaves of images' transforms that are fitted too, such as ``("crtan", "cd")``: of every image but the first, or
+        by image (``{"r": ("crtan",)}``; in a stack "1" is the second). They start from what the transform says, and are
+        found in `params` and `stderr` under ``_image``, by image: ``params["_image"]["r"]["crtan"]``; those of a single
+        image directly. An image alone tells its place only if the positions of its sources are fixed.
+    linear : sequence of str, optional
+        Key paths, of leaves or branches, of amplitudes (fluxes, intensities, skies) that are solved exactly at every
+        trial (variable projection; Golub & Pereyra 1973, SIAM J. Numer. Anal. 10, 413). By default these are all that
+        are declared as linear and stand alone in their component, under Gaussian noise; ``()`` steps in them like in
+        the others. They are signed. Where all else is fixed, a fit is one linear solve: forced photometry.
 
     Returns
     -------
@@ -124,7 +149,8 @@ def compile_ahead(setup, lane):
 def _is_long(lane):
     """Running takes longer than compiling, or this is a part of somebody's program, which has its own options."""
     leaves = jax.tree.leaves(lane)
-    return lane.image.data.size > _QUICK or not is_concrete(*leaves) or jax.default_backend() != "cpu"
+    size = sum(image.data.size for image in lane.images)
+    return size > _QUICK or not is_concrete(*leaves) or jax.default_backend() != "cpu"
 
 
 def _quickly_compiled(setup, lane):
@@ -154,29 +180,44 @@ def begin(setup, lane):
     lm.State
     """
     coordinates = setup.coordinates
-    start = coordinates.flatten(_take(lane.start, coordinates.paths), lane.image.dtype)
-    z = _lit(setup, lane.image, coordinates.to_internal(start))
+    start = coordinates.flatten(subtree(lane.start, dict(coordinates.paths)), lane.dtype)
+    z = _lit(setup, lane, coordinates.to_internal(start))
     rough = lane.max_steps >= _ROUGH_FROM
     return lm.init(domain_of(setup, lane).project(z), rough if coordinates.size else None)
 
 
-def _lit(setup, image, z):
+def _lit(setup, lane, z):
     """A start whose amplitudes are not 0: there a component's other parameters would have no derivatives.
 
     Any other value will do, as amplitudes are solved for at the first evaluation; this has the unit of the data.
     """
-    amplitudes = amplitudes_of(setup)
-    if amplitudes is None or not amplitudes.scales:
+    own = _scaling(setup)
+    if not own.size:
         return z
-    own = np.unique([number for _, number in amplitudes.scales])
-    good = ~image.mask
-    count = jnp.maximum(jnp.sum(good, dtype=z.dtype), 1)
-    level = jnp.sum(jnp.where(good, jnp.abs(image.data), 0)) / count
+    pairs = [(~image.mask, image.data) for image in lane.images]
+    count = jnp.maximum(sum(jnp.sum(good, dtype=z.dtype) for good, _ in pairs), 1)
+    level = sum(jnp.sum(jnp.where(good, jnp.abs(data), 0)) for good, data in pairs) / count
     return z.at[own].set(jnp.where(z[own] == 0, level, z[own]))
 
 
+def _scaling(setup):
+    """Positions of the amplitudes solved exactly that other parameters' derivatives are proportional to."""
+    if isinstance(setup.model, Joint):
+        return np.asarray(setup.model.linear, int)
+    amplitudes = amplitudes_of(setup)
+    return np.unique([] if amplitudes is None else [number for _, number in amplitudes.scales]).astype(int)
+
+
+def linear_positions(setup):
+    """Positions of the parameters that are solved exactly at every trial."""
+    if isinstance(setup.model, Joint):
+        return list(setup.model.linear)
+    amplitudes = amplitudes_of(setup)
+    return [] if amplitudes is None else list(amplitudes.linear)
+
+
 def amplitudes_of(setup):
-    """The `Amplitudes` that are solved exactly, or None."""
+    """The `Amplitudes` of a single image's model that are solved exactly, or None."""
     if not isinstance(setup.likelihood, Gaussian):
         return None
     return find_amplitudes(setup.model, setup.coordinates, setup.bounded)
@@ -191,28 +232,42 @@ def advance(setup, lane, state, steps):
     """
     if setup.coordinates.size == 0:
         return state
+    function, options = _joint(setup, lane) if isinstance(setup.model, Joint) else _single(setup, lane)
+    return lm.resume(
+        function,
+        state,
+        max_steps=jnp.minimum(state.steps + steps, lane.max_steps),
+        domain=domain_of(setup, lane),
+        rtol=lane.rtol,
+        **options,
+    )
+
+
+def _single(setup, lane):
+    """The function whose loss is lowered, and options of `lm.step`, for one image."""
     prepared = prepare(lane.image, setup.sampling)
 
     def pixels(physical, rough):
         return apply(prepared, setup.model, update(lane.start, setup.coordinates.unflatten(physical)), rough)
 
-    return lm.resume(
-        pixels,
-        state,
-        max_steps=jnp.minimum(state.steps + steps, lane.max_steps),
-        loss=partial(setup.likelihood.terms, image=lane.image),
-        domain=domain_of(setup, lane),
-        rtol=lane.rtol,
-        amplitudes=amplitudes_of(setup),
-        evaluate=partial(lm.normal_equations, coordinates=setup.coordinates),
-    )
+    return pixels, {
+        "loss": partial(setup.likelihood.terms, image=lane.image),
+        "amplitudes": amplitudes_of(setup),
+        "evaluate": partial(lm.normal_equations, coordinates=setup.coordinates),
+    }
+
+
+def _joint(setup, lane):
+    """`_single` for a set of images."""
+    equations = joint_equations(setup.model, setup.coordinates, lane.start, lane.image)
+    return equations.function, {"amplitudes": equations.amplitudes, "evaluate": equations.evaluate}
 
 
 def judge(setup, lane, state):
     """The `Outcome` of a state."""
     coordinates = setup.coordinates
     state = lm.settle(state, domain_of(setup, lane))
-    good = jnp.sum(~lane.image.mask, dtype=jnp.int32)
+    good = used_pixels(lane)
     if coordinates.size == 0:
         return _nothing_free(setup, lane, good)
     dof = good - coordinates.size
@@ -236,6 +291,11 @@ def judge(setup, lane, state):
     )
 
 
+def used_pixels(lane):
+    """Number of pixels that are not ignored, of all images."""
+    return sum(jnp.sum(~image.mask, dtype=jnp.int32) for image in lane.images)
+
+
 def finish(setup, lane, state):
     """The `Fit` of a state."""
     return unpack(setup.coordinates, lane.start, judge(setup, lane, state))
@@ -246,31 +306,21 @@ def domain_of(setup, lane):
     return setup.coordinates.domain(lane.limits)
 
 
-def _take(tree, paths):
-    """The leaves with the given key paths, as a nested dictionary."""
-    wanted = {path for path, _ in paths}
-    pruned = {}
-    for name, leaf in leaves_with_names(tree):
-        if name in wanted:
-            *branch, key = name.split(".")
-            node = pruned
-            for part in branch:
-                node = node.setdefault(part, {})
-            node[key] = leaf
-    return pruned
-
-
 def _nothing_free(setup, lane, good):
-    value = apply(prepare(lane.image, setup.sampling), setup.model, lane.start)
-    total = 2 * jnp.sum(setup.likelihood.terms(value, lane.image).loss)
+    none = jnp.zeros(0, lane.dtype)
+    if isinstance(setup.model, Joint):
+        total = 2 * joint_equations(setup.model, setup.coordinates, lane.start, lane.image).terms(none)[0]
+    else:
+        value = apply(prepare(lane.image, setup.sampling), setup.model, lane.start)
+        total = 2 * jnp.sum(setup.likelihood.terms(value, lane.image).loss)
     status = jnp.where(jnp.isfinite(total), lm.CONVERGED, lm.NON_FINITE)
-    zero, none = jnp.zeros((), jnp.int32), jnp.zeros(0, value.dtype)
+    zero = jnp.zeros((), jnp.int32)
     return Outcome(
         physical=none,
         stderr=none,
         held=none > 0,
         undetermined=none > 0,
-        covariance=jnp.zeros((0, 0), value.dtype),
+        covariance=jnp.zeros((0, 0), lane.dtype),
         chi2=total,
         dof=good,
         steps=zero,

@@ -97,7 +97,7 @@ def _mapped(rows, x, y):
     return x / depth, y / depth, depth
 
 
-def reproject(transform, crval, crval_lo=(0.0, 0.0)):
+def reproject(transform, crval, crval_lo=(0.0, 0.0), *, always=False):
     """A transform that describes the same pixels in the plane about another tangent point.
 
     Positions, sizes and angles of a model are then those of that plane.
@@ -110,6 +110,8 @@ def reproject(transform, crval, crval_lo=(0.0, 0.0)):
         The other tangent point (ra, dec), deg.
     crval_lo : (2,) array-like
         What is missing of it in a short dtype, deg.
+    always : bool
+        Also where the tangent point is the transform's own, or neither is known.
 
     Returns
     -------
@@ -132,14 +134,14 @@ def reproject(transform, crval, crval_lo=(0.0, 0.0)):
         own, other = ([np.asarray(part, np.float64) for part in point] for point in (own, other))
         sums = [np.sum(point, axis=0) for point in (own, other)]
         unknown = [np.any(np.isnan(point)) for point in sums]
-        if all(unknown) or np.array_equal(*sums):
+        if not always and (all(unknown) or np.array_equal(*sums)):
             return transform
-        if any(unknown):
+        if any(unknown) and not all(unknown):
             raise ValueError("transform: of two images one has a place on the sky (crval) and the other has none")
     else:
         other = [jnp.asarray(part, transform.crval.dtype) for part in other]
     matrix = _homography(*own, *other)
-    if is_concrete(matrix) and not np.all(matrix[..., 2, 2] > 0):
+    if is_concrete(matrix) and np.any(matrix[..., 2, 2] <= 0):
         raise ValueError("transform: the tangent points are 90° or more apart")
     matrix = matrix / matrix[..., 2:, 2:]
     # both unknown: the planes are taken to be the same
