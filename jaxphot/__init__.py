@@ -20,12 +20,14 @@ from jaxphot.image import (
     stack_images,
     unstack_images,
 )
+from jaxphot.image_sets import separate
 from jaxphot.initialize import initialize
 from jaxphot.models import metrics, profiles, psf_models
 from jaxphot.models.combinators import background, extended, linked, many, point, radial, scene
 from jaxphot.models.psf_models import with_psf
 from jaxphot.models.totals import total_flux
 from jaxphot.parameters import Parameter, parameters
+from jaxphot.planes import share_plane
 from jaxphot.psf import PSF, make_psf
 from jaxphot.render import apply, prepare, render
 from jaxphot.stamps import psf_from_model
@@ -94,6 +96,8 @@ __all__ = [
     "render",
     "sampling",
     "scene",
+    "separate",
+    "share_plane",
     "sky_to_pixel",
     "sky_to_plane",
     "stack_images",

@@ -12,10 +12,10 @@ import numpy as np
 from jaxphot.image import Image, crop
 from jaxphot.models.combinators import Linked, Scene, check_model, kind
 from jaxphot.parameters import Parameter, Partial, check_params, describe, parameters
+from jaxphot.planes import share_plane
 from jaxphot.pytree import is_concrete, leaves_with_names
 from jaxphot.shared import broadcast_leaves, check_paths, merged_declarations, pruned, row, with_axis
 from jaxphot.transforms.leaves import transform_leaf, with_leaf
-from jaxphot.transforms.reprojected import reproject
 
 OF_IMAGES = "_image"  # the branch of parameters that are leaves of images' transforms
 _UNITS = {"crtan": "arcsec", "cd": "arcsec / pix", "crpix": "pix"}
@@ -226,56 +226,6 @@ def with_leaves(image, leaves):
     return replace(image, transform=transform)
 
 
-def share_plane(images):
-    """Images about different tangent points, all described in the plane of the first one.
-
-    There a position, an angle or a size is the same in every image. `fit` does this itself; do it yourself to draw or
-    render an image of a set with parameters of the set.
-
-    Parameters
-    ----------
-    images : dict of Image, sequence of Image, or stack
-        Either all with a place on the sky (crval) or all without.
-
-    Returns
-    -------
-    The same; where tangent points differ, all transforms are wrapped in a `Reprojected`.
-
-    Examples
-    --------
-    >>> import numpy as np, jaxphot as jp
-    >>> g, r = (jp.make_image(np.zeros((5, 5)), std=1.0, transform=jp.make_linear(pixelscale=0.2, crval=(10.0, dec)))
-    ...         for dec in (20.0, 20.001))
-    >>> moved = share_plane({"g": g, "r": r})["r"]
-    >>> [round(float(v), 3) for v in moved.transform.pixel_to_plane(0, 0)]
-    [0.0, 3.6]
-    """
-    if isinstance(images, dict):
-        return dict(zip(images, share_plane(list(images.values())), strict=True)) if images else images
-    if isinstance(images, Image):
-        crval, crval_lo = images.transform.crval, images.transform.crval_lo
-        if is_concrete(crval) and np.all((np.asarray(crval) == crval[:1]) & (np.asarray(crval_lo) == crval_lo[:1])):
-            return images
-        if crval.ndim == 1 or (is_concrete(crval) and np.all(np.isnan(crval))):
-            return images
-        if is_concrete(crval) and np.any(np.isnan(crval)):
-            raise ValueError("images: some have a place on the sky (crval) and others have none")
-        return replace(images, transform=reproject(images.transform, crval[0], crval_lo[0]))
-    first = images[0].transform
-    moved = [_in_plane(image, first, number) for number, image in enumerate(images)]
-    if all(new.transform is old.transform for new, old in zip(moved, images, strict=True)):
-        return images
-    # all of them, so that they are of one kind
-    return [_in_plane(image, first, number, always=True) for number, image in enumerate(images)]
-
-
-def _in_plane(image, first, number, always=False):
-    try:
-        return replace(image, transform=reproject(image.transform, first.crval, first.crval_lo, always=always))
-    except ValueError as error:
-        raise ValueError(f"images[{number}] cannot be described in the plane of images[0]: {error}") from None
-
-
 def unlinked(model, params):
     """A model without its views, and its own parameters."""
     if isinstance(model, Linked):
@@ -345,8 +295,7 @@ def separate(model, params, image, per_image=None):
     >>> [float(jp.render(*one)[0, 0]) for one in separate(jp.models.flat_sky, params, stack, per_image=["I0"])]
     [1.0, 2.0]
     """
-    free = _free_of(params.get(OF_IMAGES, {}), image)
-    images, image = make_set(model, image, per_image, free)
+    images, image = make_set(model, image, per_image, free_of(params, image))
     theta = images.start(params, image)
     triples = []
     for place, own_model in enumerate(images.models):
@@ -357,8 +306,9 @@ def separate(model, params, image, per_image=None):
     return dict(zip(images.keys, triples, strict=True)) if isinstance(image, dict) else triples[0]
 
 
-def _free_of(fitted, image):
-    """The transform_free with which a fit made this branch of parameters."""
+def free_of(params, image):
+    """The transform_free of a fit that gave these parameters."""
+    fitted = params.get(OF_IMAGES) if isinstance(params, dict) else None
     if not fitted:
         return None
     is_single = isinstance(image, Image) and image.data.ndim == 2

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxphot.image_sets import make_set
+from jaxphot.joint_start import common, joint_start
 from jaxphot.models.combinators import Linked, Many, Scene, check_model, kind
 from jaxphot.moments import (
     adaptive_moments,
@@ -40,7 +42,7 @@ class Source:
     flux: float
 
 
-def initialize(model, image, known=None):
+def initialize(model, image, known=None, *, per_image=None):
     """Starting values for a fit, measured from the image.
 
     The sky level is taken out first (clipped median of the border, then of what lies beyond the source). Centre, axis
@@ -50,13 +52,19 @@ def initialize(model, image, known=None):
     own parameters: ``function.start(source)`` returns a dictionary of values, from a `Source`; for a background, from
     the sky level. A PSF that is fitted starts from stars whose centres are known, or as wide as 3 pixels.
 
+    For a set of images (see `fit`) this is done in each, in the plane of the first one; what they share is averaged,
+    weighted by their signal-to-noise ratios. Every view needs an inverse then, which may return the part of the
+    parameters that its image tells.
+
     Parameters
     ----------
-    model : model
-    image : Image
+    model : model, or dict of model
+    image : Image, dict of Image, or a stack with `per_image`
     known : dict, optional
         Partial tree of values to take as they are; a known centre says which source to measure, and `many` needs the
         centres of its copies. For a `linked` model these are the view's parameters; it must have an inverse.
+    per_image : sequence of str, optional
+        Key paths of parameters that each image of a stack has its own of, as for `fit`.
 
     Returns
     -------
@@ -77,10 +85,15 @@ def initialize(model, image, known=None):
     >>> [round(float(v)) for v in start["center"]]
     [22, 19]
     """
+    known = {} if known is None else known
+    if isinstance(model, dict) or isinstance(image, dict) or per_image is not None:
+        images, image = make_set(model, image, per_image)
+        _check_known(known, images.parameters())
+        start = joint_start(images, image, known, initialize)
+        return _as_arrays(start, jax.tree.leaves(image)[0].dtype)
     check_model(model)
     check_image(image)
     declared = parameters(model)
-    known = {} if known is None else known
     _check_known(known, declared)
     pixels = _Pixels(image)
     _find_psf(model, known, pixels)
@@ -156,7 +169,7 @@ def _start(model, declared, known, pixels, has_sky, shared, prefix, missing):
             missing.append(f"{prefix or 'params'} (linked without inverse=)")
             return known
         inner = parameters(model.model)
-        own = _start(model.model, inner, _common(known, inner), pixels, has_sky, shared, prefix, missing)
+        own = _start(model.model, inner, common(known, inner), pixels, has_sky, shared, prefix, missing)
         return known if missing else update(model.inverse(_as_arrays(own, np.float64)), known)
     if isinstance(model, Many):
         if "center" not in known:
@@ -182,13 +195,6 @@ def _start(model, declared, known, pixels, has_sky, shared, prefix, missing):
         else:
             start[key] = value if key in known else np.broadcast_to(_inside(value, parameter), parameter.shape)
     return update(start, known)
-
-
-def _common(known, declared):
-    """The part of a tree whose key paths are declared."""
-    if not isinstance(known, dict) or isinstance(declared, Parameter):
-        return known
-    return {key: _common(value, declared[key]) for key, value in known.items() if key in declared}
 
 
 def _inside(value, parameter):

@@ -86,3 +86,37 @@ def broadcast_leaves(params, paths, count, declared):
 def row(theta, paths, place):
     """The parameters of one image of a stack."""
     return _mapped(lambda name, leaf: leaf[place] if is_below(name, paths) else leaf, theta)
+
+
+def average(trees, weights, declared):
+    """One tree from those of several images, of which each may have only a part of the leaves.
+
+    Values are averaged in the coordinate in which a fit steps, position angles modulo π.
+
+    Parameters
+    ----------
+    trees : sequence of dict
+    weights : sequence of float
+    declared : dict
+        Nested `Parameter`; what it does not name is averaged as it is.
+    """
+    merged, flat = {}, [dict(leaves_with_names(tree)) for tree in trees]
+    described = dict(leaves_with_names(declared))
+    for name in dict.fromkeys(name for leaves in flat for name in leaves):
+        found = [(leaves[name], weight) for leaves, weight in zip(flat, weights, strict=True) if name in leaves]
+        values = np.stack([np.asarray(value, np.float64) for value, _ in found])
+        *branch, key = name.split(".")
+        node = merged
+        for part in branch:
+            node = node.setdefault(part, {})
+        node[key] = _average(values, np.asarray([weight for _, weight in found]), described.get(name, Parameter()))
+    return merged
+
+
+def _average(values, weights, parameter):
+    parameter = parameter if isinstance(parameter, Parameter) else Parameter()
+    if parameter.coordinate == "angle":
+        return 0.5 * np.angle(np.average(np.exp(2j * values), axis=0, weights=weights)) % np.pi
+    positive = parameter.is_logarithmic and np.all(values > 0)
+    mean = np.average(np.log(values) if positive else values, axis=0, weights=weights)
+    return np.exp(mean) if positive else mean

@@ -10,7 +10,7 @@ from jaxphot.fitting import lm
 from jaxphot.fitting.coordinates import Coordinates, make_coordinates
 from jaxphot.fitting.groups import Joint, make_groups, positions, separable
 from jaxphot.image import crop
-from jaxphot.image_sets import Models, check_overlap, crop_images, make_set
+from jaxphot.image_sets import Models, check_overlap, crop_images, free_of, make_set
 from jaxphot.likelihood import Gaussian, Poisson, check_likelihood, gaussian
 from jaxphot.models.combinators import check_model
 from jaxphot.numerics import array_namespace
@@ -124,19 +124,13 @@ def _joint_problem(
 ):
     """`make_problem` for a set of images, or one whose transform has parameters or whose amplitudes are named."""
     images, image = make_set(model, crop_images(image, window), per_image, transform_free)
-    likelihoods = images.each(likelihood, "likelihood", gaussian())
-    samplings = images.each(sampling, "sampling", DEFAULT_SAMPLING)
-    members = list(image.values()) if isinstance(image, dict) else [image] * len(images.keys)
-    for own, rule, member in zip(likelihoods, samplings, members, strict=True):
-        check_likelihood(own)
-        check_sampling(rule)
-        _check_gain(own, member)
+    likelihoods, samplings, members = _each_image(images, image, likelihood, sampling)
     declared, dtype = images.parameters(), members[0].dtype
     start = images.start(params, image)
     start, coordinates, bounded, limits = _parameters(declared, start, fixed, bounds, dtype)
-    check_overlap(images, start, image)
     free = subtree(start, dict(coordinates.paths))
     groups, stacks, touched = make_groups(images, start, image, free, likelihoods, samplings)
+    check_overlap(images, start, image)
     described = dict(leaves_with_names(describe(declared, start)))
     quadratic = all(isinstance(own, Gaussian) for own in likelihoods)
     names = _linear(linear, described, dict(coordinates.paths), separable(groups, touched), quadratic)
@@ -145,6 +139,27 @@ def _joint_problem(
     joint = Joint(images, groups, tuple(at), limited)
     setup = Setup(joint, coordinates, bounded, likelihoods[0], samplings[0], bool(scale_covariance))
     return setup, Lane(start, stacks, limits, *numbers)
+
+
+def _each_image(images, image, likelihood, sampling):
+    """Checked likelihood and rule of every image, and the images."""
+    likelihoods = images.each(likelihood, "likelihood", gaussian())
+    samplings = images.each(sampling, "sampling", DEFAULT_SAMPLING)
+    members = list(image.values()) if isinstance(image, dict) else [image] * len(images.keys)
+    for own, rule, member in zip(likelihoods, samplings, members, strict=True):
+        check_likelihood(own)
+        check_sampling(rule)
+        _check_gain(own, member)
+    return likelihoods, samplings, members
+
+
+def make_joint(model, params, image, likelihood, sampling, per_image):
+    """A set of images of which nothing is free: `Joint`, complete tree of parameters, and stacks of images."""
+    images, image = make_set(model, image, per_image, free_of(params, image))
+    likelihoods, samplings, members = _each_image(images, image, likelihood, sampling)
+    theta = check_params(images.parameters(), images.start(params, image), members[0].dtype)
+    groups, stacks, _ = make_groups(images, theta, image, {}, likelihoods, samplings)
+    return Joint(images, groups), theta, stacks
 
 
 def _linear(wanted, described, free, fine, quadratic):
