@@ -59,6 +59,7 @@ class ImageSet:
 
     def each(self, value, argument, default):
         """An option of every image, from one for all or a dictionary."""
+        value = thawed(value)
         if not isinstance(value, dict):
             return (default if value is None else value,) * len(self.keys)
         unknown = sorted(set(map(str, value)) - set(self.keys))
@@ -108,14 +109,27 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
-class Models:
-    """A dictionary of models that is hashable."""
+class Named:
+    """A dictionary that is hashable: of models, or of an option of `fit` by image."""
 
     items: tuple
 
 
+def thawed(value):
+    """A `Named` as a dictionary; anything else as it is."""
+    return dict(value.items) if isinstance(value, Named) else value
+
+
+def hashable(value):
+    """An option as it can be compiled for: sequences as tuples, dictionaries by image as `Named`."""
+    if isinstance(value, dict):
+        return Named(tuple((key, hashable(own)) for key, own in value.items()))
+    return tuple(value) if isinstance(value, list) else value
+
+
 def crop_images(images, window):
     """The windows of all images of a set; `window` is one for all, or a dictionary."""
+    window = thawed(window)
     if window is None:
         return images
     if not isinstance(window, dict):
@@ -148,7 +162,7 @@ def make_set(model, images, per_image=None, transform_free=None):
     images : dict of Image, or Image
         In the plane of the first.
     """
-    model = dict(model.items) if isinstance(model, Models) else model
+    model, transform_free = thawed(model), thawed(transform_free)
     if isinstance(model, dict) != isinstance(images, dict):
         raise TypeError(
             "model, image: expected a dictionary of models with a dictionary of images, got"

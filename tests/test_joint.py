@@ -155,9 +155,11 @@ def test_a_set_is_fitted_as_its_images_alone_where_nothing_is_shared():
     empty = banded()[2]
     one = {"star": {**STAR, "flux": 50.0}, "sky": {"I0": 1.0}}
     images = {key: observed({key: SIMPLE}, one, {key: empty[key]}, 5)[key] for key in ("g", "r")}
-    options = {"fixed": {"star": {"q": None, "PA": None}}, "sampling": QUAD}
-    apart = {key: jp.fit(SIMPLE, one, jp.share_plane(images)[key], **options) for key in images}
-    both = jp.fit(models, jax.tree.map(lambda leaf: {"g": leaf, "r": leaf}, one), images, **options)
+    fixed, moved = {"star": {"q": None, "PA": None}}, jp.share_plane(images)
+    apart = {key: jp.fit(SIMPLE, one, moved[key], fixed=fixed, sampling=QUAD) for key in images}
+    start = jax.tree.map(lambda leaf: {"g": leaf, "r": leaf}, one)
+    fixed = {"star": {"q": {"g": None, "r": None}, "PA": {"g": None, "r": None}}}
+    both = jp.fit(models, start, images, fixed=fixed, sampling=QUAD)
     assert_allclose(both.chi2, apart["g"].chi2 + apart["r"].chi2, rtol=1e-6)
     for key in images:
         for name in ("sigma", "flux"):
@@ -250,6 +252,29 @@ def test_a_batch_of_scenes():
             assert fits.status[k] == lm.CONVERGED
             assert_allclose(fits.chi2[k], one.chi2, rtol=1e-6)
             assert_allclose(fits.params["star"]["flux"][k], one.params["star"]["flux"], rtol=1e-4)
+
+
+@pytest.mark.full
+def test_errors_of_shared_parameters_are_honest():
+    """200 sets of five bands: pulls are N(0, 1), and what is found scatters as the Fisher matrix predicts."""
+    models, truth, empty = banded()
+    count, noise = 200, np.random.default_rng(77)
+    sets, triples = {}, jp.separate(models, truth, empty)
+    for band, triple in triples.items():
+        image, clean = empty[band], np.asarray(jp.render(*triple, QUAD))
+        noisy = clean + noise.normal(size=(count, *clean.shape)) / np.sqrt(np.asarray(image.ivar))
+        stack = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (count, *leaf.shape)), image)
+        sets[band] = replace(stack, data=noisy)
+    fits = jp.fit_batch(models, truth, sets, sampling=QUAD, progress=False)
+    assert np.all(np.asarray(fits.status) == lm.CONVERGED)
+    found, errors, true = (names_and_values(tree) for tree in (fits.params, fits.stderr, truth))
+    clean = {key: replace(empty[key], data=jp.render(*one, QUAD)) for key, one in triples.items()}
+    predicted = names_and_values(jp.fit(models, truth, clean, sampling=QUAD).stderr)
+    for name, error in errors.items():
+        pull = (found[name] - true[name]) / error
+        assert np.all(np.abs(np.mean(pull, axis=0)) < 0.15), name
+        assert np.all(np.abs(np.std(pull, axis=0) - 1) < 0.15), name
+        assert_allclose(np.mean(error, axis=0), predicted[name], rtol=0.05, err_msg=name)
 
 
 # --- transforms -----------------------------------------------------------------------------------------------------

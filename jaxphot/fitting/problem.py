@@ -10,7 +10,7 @@ from jaxphot.fitting import lm
 from jaxphot.fitting.coordinates import Coordinates, make_coordinates
 from jaxphot.fitting.groups import Joint, make_groups, positions, separable
 from jaxphot.image import crop
-from jaxphot.image_sets import Models, check_overlap, crop_images, free_of, make_set
+from jaxphot.image_sets import Named, check_overlap, crop_images, free_of, make_set
 from jaxphot.likelihood import Gaussian, Poisson, check_likelihood, gaussian
 from jaxphot.models.combinators import check_model
 from jaxphot.numerics import array_namespace
@@ -85,7 +85,7 @@ def make_problem(model, params, image, *, per_image, transform_free, linear, max
     if rtol is not None:
         check_number("rtol", rtol, 0)
     numbers = lm.RTOL if rtol is None else rtol, max_steps
-    several = isinstance(model, (dict, Models)) or isinstance(image, dict) or per_image is not None
+    several = isinstance(model, (dict, Named)) or isinstance(image, dict) or per_image is not None
     if several or transform_free or linear is not None:
         return _joint_problem(model, params, image, numbers, per_image, transform_free, linear, **options)
     return _problem(model, params, image, numbers, **options)
