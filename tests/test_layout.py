@@ -84,13 +84,14 @@ ORDER = [
     "ccddata",
     "catalog",
     "drawing",
+    "triptychs",
     "plot",
     "__init__",
 ]
 
 LONGEST = 400
 ASTROPY_ALLOWED = {"fits", "hdus", "ccddata", "catalog", "drawing", "plot"}  # pictures: WCS axes
-MATPLOTLIB_ALLOWED = {"drawing", "plot"}
+MATPLOTLIB_ALLOWED = {"drawing", "triptychs", "plot"}
 
 
 def module_name(path):
