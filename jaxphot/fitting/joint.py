@@ -22,6 +22,7 @@ from jaxphot.pytree import leaves_with_names, update
 from jaxphot.render import apply, prepare
 
 _TRUSTED = 1e3  # largest change of an amplitude after which the scaled derivatives are still used
+_TOGETHER = 64  # images of a group whose derivatives an accelerator computes at once
 _EXACT = jax.lax.Precision.HIGHEST
 
 
@@ -223,7 +224,8 @@ def _each(group, stack, prepared, constants, vectors, rough):
     if len(group.places) == 1:
         alone = one(jax.tree.map(lambda leaf: leaf[0], items))
         return jax.tree.map(lambda leaf: leaf[None], alone)
-    return jax.vmap(one)(items)
+    # a core has its cache for one image at a time (1.7 times faster at 48²); an accelerator wants many
+    return jax.lax.map(one, items, batch_size=None if jax.default_backend() == "cpu" else _TOGETHER)
 
 
 def _assembled(parts, jacobians, size):
