@@ -360,6 +360,14 @@ def test_forced_photometry_is_one_linear_solve():
     assert np.any(best < 0)
     assert_allclose(fit.covariance, np.linalg.inv(design.T @ design), rtol=1e-8)
 
+    copies = jp.scene(stars=jp.many(jp.models.point_source), sky=jp.models.flat_sky)
+    centers = np.stack([params[f"s{k}"]["center"] for k in range(6)])
+    together = {"stars": {"center": centers, "flux": np.ones(6)}, "sky": {"I0": 0.0}}
+    many = jp.fit(copies, together, image, fixed={"stars": {"center": None}}, linear=("stars", "sky"))
+    assert many.status == lm.CONVERGED
+    assert int(many.steps) <= 2
+    assert_allclose(many.params["stars"]["flux"], [found[f"s{k}.flux"] for k in range(6)], rtol=1e-4, atol=1e-4)
+
 
 # --- bad input ------------------------------------------------------------------------------------------------------
 

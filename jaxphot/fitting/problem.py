@@ -33,6 +33,8 @@ class Setup(NamedTuple):
     likelihood : likelihood
     sampling : rule
     scale_covariance : bool
+    is_linear : bool
+        The model is linear in all that is free: the first step leads to the solution.
     """
 
     model: object
@@ -41,6 +43,7 @@ class Setup(NamedTuple):
     likelihood: object
     sampling: object
     scale_covariance: bool
+    is_linear: bool = False
 
 
 class Lane(NamedTuple):
@@ -86,9 +89,24 @@ def make_problem(model, params, image, *, per_image, transform_free, linear, max
         check_number("rtol", rtol, 0)
     numbers = lm.RTOL if rtol is None else rtol, max_steps
     several = isinstance(model, (dict, Named)) or isinstance(image, dict) or per_image is not None
-    if several or transform_free or linear is not None:
+    if several or transform_free:
         return _joint_problem(model, params, image, numbers, per_image, transform_free, linear, **options)
-    return _problem(model, params, image, numbers, **options)
+    setup, lane = _problem(model, params, image, numbers, **options)
+    if linear is None:
+        return setup, lane
+    if _is_linear(setup, lane, linear):
+        return setup._replace(is_linear=True), lane
+    return _joint_problem(model, params, image, numbers, per_image, transform_free, linear, **options)
+
+
+def _is_linear(setup, lane, linear):
+    """All that is free are amplitudes that are named: the fit is one linear solve, however many they are."""
+    described = dict(leaves_with_names(describe(parameters(setup.model), lane.start)))
+    free = dict(setup.coordinates.paths)
+    declared = {path for path in free if described[path].linear}
+    if not free or declared != set(free) or not isinstance(setup.likelihood, Gaussian):
+        return False
+    return _linear(linear, described, free, declared, True) == set(free)
 
 
 def _problem(model, params, image, numbers, *, fixed, bounds, window, likelihood, sampling, scale_covariance):

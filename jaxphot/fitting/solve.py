@@ -19,6 +19,7 @@ from jaxphot.pytree import is_concrete, subtree, update
 from jaxphot.render import DEFAULT_SAMPLING, apply, prepare
 
 _ROUGH_FROM = 25  # steps allowed: with fewer, none are taken on roughly integrated pixels
+_UNDAMPED = 1e-10  # Marquardt's λ for a model that is linear in all that is free
 _QUICK = 128**2  # pixels up to which a single fit takes longer to compile than to run
 
 
@@ -183,7 +184,8 @@ def begin(setup, lane):
     start = coordinates.flatten(subtree(lane.start, dict(coordinates.paths)), lane.dtype)
     z = _lit(setup, lane, coordinates.to_internal(start))
     rough = lane.max_steps >= _ROUGH_FROM
-    return lm.init(domain_of(setup, lane).project(z), rough if coordinates.size else None)
+    state = lm.init(domain_of(setup, lane).project(z), rough if coordinates.size else None)
+    return state._replace(damping=jnp.full_like(state.damping, _UNDAMPED)) if setup.is_linear else state
 
 
 def _lit(setup, lane, z):
