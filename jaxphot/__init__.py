@@ -6,11 +6,14 @@ pytrees; a batch is `jax.vmap` over one jit-compiled Levenberg–Marquardt step.
 
 import importlib
 
-from jaxphot import fitting, likelihood, models, sampling, units
+from jaxphot import fitting, likelihood, models, priors, sampling, units
+from jaxphot.about import info
 from jaxphot.fitting.batch import BatchError, fit_batch
 from jaxphot.fitting.compiled import compile_fit, enable_compilation_cache
+from jaxphot.fitting.history import fit_history
 from jaxphot.fitting.result import Fit, status_message
 from jaxphot.fitting.solve import fit
+from jaxphot.fitting.stream import fit_stream
 from jaxphot.image import (
     Image,
     crop,
@@ -23,7 +26,8 @@ from jaxphot.image import (
 from jaxphot.image_sets import separate
 from jaxphot.initialize import initialize
 from jaxphot.models import metrics, profiles, psf_models
-from jaxphot.models.combinators import background, extended, linked, many, point, radial, scene
+from jaxphot.models.combinators import background, extended, linked, point, radial, scene
+from jaxphot.models.copies import many, pad_sources
 from jaxphot.models.psf_models import with_psf
 from jaxphot.models.totals import total_flux
 from jaxphot.parameters import Parameter, parameters
@@ -45,6 +49,7 @@ _LAZY = {
     "fits": "jaxphot.fits",
     "catalog": "jaxphot.catalog",
     "inference": "jaxphot.inference",
+    "refits": "jaxphot.refits",
     "read_fits": "jaxphot.fits",
     "read_psf": "jaxphot.fits",
     "from_ccddata": "jaxphot.ccddata",
@@ -53,7 +58,19 @@ _LAZY = {
     "to_table": "jaxphot.catalog",
     "save_fit": "jaxphot.catalog",
     "load_fit": "jaxphot.catalog",
+    "log_density": "jaxphot.density",
     "log_likelihood": "jaxphot.inference",
+    "to_arviz": "jaxphot.export",
+    "to_xarray": "jaxphot.export",
+    "write_table": "jaxphot.export",
+    "simulate": "jaxphot.inference",
+    "propagate": "jaxphot.inference",
+    "robust_errors": "jaxphot.inference",
+    "laplace": "jaxphot.inference",
+    "bootstrap": "jaxphot.refits",
+    "profile_likelihood": "jaxphot.refits",
+    "find_modes": "jaxphot.refits",
+    "fit_optax": "jaxphot.fitting.gradient",
 }
 
 __all__ = [
@@ -71,7 +88,10 @@ __all__ = [
     "extended",
     "fit",
     "fit_batch",
+    "fit_history",
+    "fit_stream",
     "fitting",
+    "info",
     "initialize",
     "likelihood",
     "linked",
@@ -83,11 +103,13 @@ __all__ = [
     "many",
     "metrics",
     "models",
+    "pad_sources",
     "parameters",
     "pixel_to_sky",
     "plane_to_sky",
     "point",
     "prepare",
+    "priors",
     "profiles",
     "psf_from_model",
     "psf_models",

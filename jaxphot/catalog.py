@@ -21,7 +21,7 @@ from jaxphot.hdus import written_at_once
 from jaxphot.models import metrics, modifiers, profiles, psf_models, skies, special, spirals
 from jaxphot.parameters import Parameter, keyword_parameters, parameters
 from jaxphot.pytree import is_concrete, leaves_with_names
-from jaxphot.shared import merged_declarations
+from jaxphot.shared import declarations
 from jaxphot.units import flux_err_to_mag_err, flux_to_mag
 
 _FLUX = u.def_unit("flux")  # stands for the image's unit of data in `Parameter.unit`
@@ -65,12 +65,12 @@ def to_table(fit, ids=None, *, model=None, zeropoint=None, unit=""):
     >>> table.colnames[:3], table["I0"].unit.to_string(), table["message"].tolist()
     (['id', 'I0', 'I0_err'], '1 / arcsec2', ['converged'])
     """
-    single = _check_fit(fit)
+    single = check_fit(fit)
     if single:
         fit = jax.tree.map(lambda leaf: leaf[None], fit)
     count = len(fit.status)
     status = np.asarray(fit.status)
-    units = {} if model is None else dict(leaves_with_names(_declared(model)))
+    units = {} if model is None else dict(leaves_with_names(declarations(model)))
     flux_unit = u.Unit(unit)
     magnitude = None if zeropoint is None else _check_zeropoint(zeropoint, count)
     nothing = np.isin(status, (lm.NON_FINITE, lm.NO_DATA))
@@ -98,16 +98,7 @@ def to_table(fit, ids=None, *, model=None, zeropoint=None, unit=""):
     return table
 
 
-def _declared(model):
-    """What a model, or those of a set of images, declare."""
-    return (
-        merged_declarations({k: parameters(m) for k, m in model.items()})
-        if isinstance(model, dict)
-        else parameters(model)
-    )
-
-
-def _check_fit(fit):
+def check_fit(fit):
     """Refuse what is no concrete Fit of one image or one batch; True for one image."""
     if not isinstance(fit, Fit):
         raise TypeError(f"fit: expected a Fit, as jaxphot.fit and fit_batch return it, got {type(fit).__name__}")
@@ -158,6 +149,12 @@ def _declared_unit(name, declared):
     if isinstance(declared.get(name), Parameter):
         return declared[name].unit
     return _vocabulary().get(name.rpartition(".")[2], "")
+
+
+def parameter_units(tree, model=None):
+    """Units, as strings, of the leaves of a tree by key path; from the model, or by the parameters' names."""
+    declared = {} if model is None else dict(leaves_with_names(parameters(model)))
+    return {name: _declared_unit(name, declared) for name, _ in leaves_with_names(tree)}
 
 
 def _unit(name, declared, flux_unit):
@@ -230,7 +227,7 @@ def save_fit(path, fit, overwrite=False):
     (True, ('I0',))
     """
     kind = _file_kind(path)
-    single = _check_fit(fit)
+    single = check_fit(fit)
     static, leaves = {}, []
     for field in dataclasses.fields(fit):
         value = getattr(fit, field.name)

@@ -134,9 +134,7 @@ def make_optics(psf, transform, shape, dtype):
     tapped = _ramp(jnp.log10(highest + jnp.finfo(dtype).tiny), *_RINGING) if k == 1 else None
     (li, lj), (si, sj) = transform.footprint
     origin = psf.center + (k - 1) / 2 + k * jnp.stack([jnp.asarray(li, dtype), jnp.asarray(lj, dtype)])
-    # with the 1/N of the transform back, which then need not be multiplied with at every evaluation
-    collection = _collection(fy, k, sj) * _collection(fx, k, si) / (fft_shape[0] * fft_shape[1])
-    stars = stamp * collection.astype(stamp.dtype)
+    stars = stamp * (_collection(fy, k, sj) * _collection(fx, k, si)).astype(stamp.dtype)
     extended = stars * (_rotation(fy * origin[1]) * _rotation(fx * origin[0]))
     if psf.integrated:
         extended = extended / (jnp.sinc(fy) * jnp.sinc(fx)).astype(stars.dtype)
@@ -350,7 +348,7 @@ def collect(optics, light, stars):
         spectrum = jnp.fft.rfft2(light, s=(k * n_y, k * n_x)) * optics.extended
     for star in stars:
         spectrum = spectrum + _star_spectrum(optics, *star) * optics.stars
-    image = jnp.fft.irfft2(_fold(spectrum, k, optics.fft_shape), s=optics.fft_shape, norm="forward")
+    image = jnp.fft.irfft2(_fold(spectrum, k, optics.fft_shape), s=optics.fft_shape)
     ny, nx = optics.shape
     return image[optics.pad : optics.pad + ny, optics.pad : optics.pad + nx]
 

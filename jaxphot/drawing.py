@@ -356,7 +356,7 @@ def in_annuli(image, parts, ellipse, rmax, sampling):
     images = {
         name: (kind(part), _alone(image, [("part", part, own), *seen_through], sampling))
         for name, part, own in parts
-        if kind(part) != "psf"
+        if kind(part) not in ("psf", "noise")
     }
     sky = sum(pixels for what, pixels in images.values() if what == "background")
     variance = 1 / np.where(good, np.asarray(image.ivar, np.float64), 1) / area**2

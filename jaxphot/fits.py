@@ -120,7 +120,7 @@ def read_fits(
             noise = noise or {"ivar": "IVAR"}
             others = {**{key.lower(): key for key in ("PSF", "MASK") if key in file}, **others}
             others.setdefault("gain", science.header.get("GAIN"))
-        others.setdefault("zeropoint", _header_zeropoint(file, science))
+        others.setdefault("zeropoint", header_zeropoint(file, science))
         return _build(file, science, noise, place, others, window)
 
 
@@ -162,10 +162,10 @@ def _transform(file, science, place, frame):
         return transform_from_wcs(place["wcs"], frame)
     if "pixelscale" in place:
         return make_linear(pixelscale=place["pixelscale"])
-    return _header_transform(file, science, frame)
+    return header_transform(file, science, frame)
 
 
-def _header_transform(file, science, frame):
+def header_transform(file, science, frame):
     """The transform that `write_fits` stored, else that of the header's WCS, else the pixel grid."""
     stored = _stored_transform(file, science.header)
     if stored is not None:
@@ -198,7 +198,8 @@ def _stored_transform(file, header):
     return None
 
 
-def _header_zeropoint(file, science):
+def header_zeropoint(file, science):
+    """Magnitude of flux 1 that the image's header, or the primary one, tells; None if neither does."""
     for header in (science.header, file[0].header):
         for key in ZEROPOINT_KEYS:
             value = header.get(key)
@@ -215,11 +216,11 @@ def _stored_image(file, science):
         more = (file.plane("mask", "MASK", data.shape) != 0) & np.isfinite(data)
         ivar = np.where(more, ivar.dtype.type(0), ivar)
     dtype = jnp.asarray(data).dtype
-    transform = _header_transform(file, science, data.shape)
+    transform = header_transform(file, science, data.shape)
     if any(leaf.dtype != dtype for leaf in jax.tree.leaves(transform)):
         transform = transform.astype(dtype)
     psf = _stamp(*file.find("psf", "PSF")) if "PSF" in file else None
-    numbers = (_header_zeropoint(file, science), science.header.get("GAIN"))
+    numbers = (header_zeropoint(file, science), science.header.get("GAIN"))
     zeropoint, gain = (jnp.asarray(np.nan if number is None else number, dtype) for number in numbers)
     return Image(jnp.asarray(data), jnp.asarray(ivar), transform, psf and psf.astype(dtype), zeropoint, gain)
 

@@ -5,6 +5,7 @@ A new transform is made known to files in `_WCS_CARDS` below.
 
 import dataclasses
 import json
+import math
 import os
 import uuid
 import warnings
@@ -26,6 +27,7 @@ from jaxphot.transforms.sip import SIP, fit_inverse_coefficients, polynomial_err
 from jaxphot.units import ARCSEC_PER_DEG
 
 _VISIBLE = 1e-3  # pixels
+_STRONGEST_COMPRESSION = 2000  # bytes of an image ÷ bytes of its file
 _IMAGE_HDUS = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
 
 
@@ -58,10 +60,10 @@ class FitsFile:
             items.append(f"{number} {hdu.name} {kind}" if hdu.name else f"{number} {kind}")
         return f"{self.path} has " + ", ".join(items)
 
-    def image_hdu(self, argument, key=None):
-        """The HDU with this name or number, which must hold an image; by default the first that does."""
+    def image_hdu(self, argument, key=None, cubes=False):
+        """The HDU with this name or number, which must hold an image (or a cube); by default the first that does."""
         if key is None:
-            found = next((hdu for hdu in self.hdus if image_shape(hdu)), None)
+            found = next((hdu for hdu in self.hdus if image_shape(hdu, cubes)), None)
             if found is None:
                 raise ValueError(f"{argument}: no two-dimensional image; {self.contents()}")
             return found
@@ -69,7 +71,7 @@ class FitsFile:
             found = self.hdus[key]
         except (KeyError, IndexError):
             raise ValueError(f"{argument}: there is no HDU {key!r}; {self.contents()}") from None
-        if not image_shape(found):
+        if not image_shape(found, cubes):
             raise ValueError(f"{argument}: HDU {key!r} holds no two-dimensional image; {self.contents()}")
         return found
 
@@ -123,13 +125,27 @@ def _open(path, argument):
         with warnings.catch_warnings(record=True) as remarks:
             warnings.simplefilter("always", AstropyUserWarning)
             hdus = fits.open(path)
-            len(hdus)  # reads every header
-    except OSError as error:
-        raise ValueError(f"{argument}: {path} is not a readable FITS file: {error}") from None
+            try:
+                _check_sizes(hdus, path.stat().st_size)  # reads every header
+            except BaseException:
+                hdus.close()
+                raise
+    except Exception as error:  # astropy raises nearly anything for headers that make no sense
+        raise ValueError(f"{argument}: {path} is not a readable FITS file: {error or type(error).__name__}") from None
     if any("truncated" in str(remark.message) for remark in remarks):
         hdus.close()
         raise ValueError(f"{argument}: {path} is not a readable FITS file: it is truncated")
     return path, hdus
+
+
+def _check_sizes(hdus, file_size):
+    """Refuse headers that promise more pixels than a file of this size can hold, before memory is asked for."""
+    for hdu in hdus:
+        if isinstance(hdu, _IMAGE_HDUS) and hdu.shape:
+            promised = math.prod(hdu.shape) * abs(int(hdu.header.get("BITPIX", 8))) // 8
+            if min(hdu.shape) < 0 or promised > _STRONGEST_COMPRESSION * file_size:
+                shape = " × ".join(str(side) for side in reversed(hdu.shape))
+                raise OSError(f"HDU {hdu.name or 0} promises {shape} pixels, but the file has {file_size} bytes")
 
 
 def is_reference(given):
@@ -139,10 +155,10 @@ def is_reference(given):
     return is_number or is_pair or isinstance(given, (str, os.PathLike))
 
 
-def image_shape(hdu):
-    """(ny, nx) of an HDU's image, or None; axes before these may have length 1."""
+def image_shape(hdu, cubes=False):
+    """(ny, nx) of an HDU's image, or of a cube's planes, or None; axes before these may have length 1."""
     shape = hdu.shape if isinstance(hdu, _IMAGE_HDUS) else ()
-    is_image = len(shape) >= 2 and 0 not in shape and all(size == 1 for size in shape[:-2])
+    is_image = len(shape) >= 2 and 0 not in shape and all(size == 1 for size in shape[: -3 if cubes else -2])
     return tuple(shape[-2:]) if is_image else None
 
 

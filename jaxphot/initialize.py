@@ -8,11 +8,13 @@ import numpy as np
 
 from jaxphot.image_sets import make_set
 from jaxphot.joint_start import common, joint_start
-from jaxphot.models.combinators import Linked, Many, Scene, check_model, kind
+from jaxphot.models.combinators import Linked, Scene, check_model, kind
+from jaxphot.models.copies import Many
 from jaxphot.moments import (
     adaptive_moments,
     clipped_median,
     elliptical_radius,
+    median,
     psf_moments_of,
     shape_of_moments,
     smoothed,
@@ -85,12 +87,17 @@ def initialize(model, image, known=None, *, per_image=None):
     >>> [round(float(v)) for v in start["center"]]
     [22, 19]
     """
-    known = {} if known is None else known
     if isinstance(model, dict) or isinstance(image, dict) or per_image is not None:
+        known = {} if known is None else known
         images, image = make_set(model, image, per_image)
         _check_known(known, images.parameters())
-        start = joint_start(images, image, known, initialize)
-        return _as_arrays(start, jax.tree.leaves(image)[0].dtype)
+        start = joint_start(images, image, known, measured_start)
+        return _as_arrays(start, jax.tree.leaves(image)[0].dtype, jnp.asarray)
+    return _as_arrays(measured_start(model, image, known), image.dtype, jnp.asarray)
+
+
+def measured_start(model, image, known=None):
+    """As `initialize`, with NumPy's arrays: what thousands of starts need not carry to a device and back."""
     check_model(model)
     check_image(image)
     declared = parameters(model)
@@ -107,10 +114,10 @@ def initialize(model, image, known=None, *, per_image=None):
     return _as_arrays(tree, image.dtype)
 
 
-def _as_arrays(tree, dtype):
+def _as_arrays(tree, dtype, as_array=np.asarray):
     if isinstance(tree, dict):
-        return {key: _as_arrays(value, dtype) for key, value in tree.items()}
-    return jnp.asarray(tree, dtype)
+        return {key: _as_arrays(value, dtype, as_array) for key, value in tree.items()}
+    return as_array(tree, dtype)
 
 
 def _check_known(known, declared, prefix=""):
@@ -244,7 +251,7 @@ class _Pixels:
         ivar = np.where(self.good, image.ivar, 0.0)
         self.noise = np.where(self.good, 1 / np.sqrt(np.where(ivar > 0, ivar, 1)), 0) / area
         self.x, self.y = image.transform.pixel_to_plane(self.i, self.j)
-        self.scale = float(np.sqrt(np.median(area)))
+        self.scale = float(np.sqrt(median(area)))
         self.psf_moments = psf_moments_of(image.psf)
         self.sky = self._sky()
 
@@ -290,7 +297,7 @@ class _Pixels:
         size = np.sqrt(max(r50**2 - 1.4 * np.linalg.eigvalsh(blur)[-1], (0.5 * self.scale) ** 2))
         table = np.asarray(_CONCENTRATION)
         n = float(np.clip(np.interp(concentration, table[:, 1], table[:, 0]), 0.7, 4.0))
-        at_size = max(profile(size), 1e-3 * profile(0.0), np.median(self.noise[self.good]) * 1e-3)
+        at_size = max(profile(size), 1e-3 * profile(0.0), median(self.noise[self.good]) * 1e-3)
         return Source(position, float(np.clip(q, 0.1, 0.97)), angle, float(size), n, at_size, profile(0.0), flux)
 
     def _peak(self, light):
@@ -320,8 +327,8 @@ class _Pixels:
                 values.append(values[-1] if values else 0.0)
             else:
                 ring = light[inside]
-                level = np.median(ring) if r > 2 * step else np.mean(ring)
-                error = np.median(self.noise[inside]) / np.sqrt(inside.sum())
+                level = median(ring) if r > 2 * step else np.mean(ring)
+                error = median(self.noise[inside]) / np.sqrt(inside.sum())
                 if level < 2 * error and r > 2 * step:
                     break
                 values.append(level)
@@ -332,7 +339,7 @@ class _Pixels:
         growth = np.concatenate([[0.0], np.cumsum(np.maximum(values, 0) * np.pi * q * np.diff(edges**2))])
         middle = (edges[1:] + edges[:-1]) / 2
         if not growth[-1] > 0:
-            tiny = np.median(self.noise[self.good])
+            tiny = median(self.noise[self.good])
             return 2 * step, 0.56, float(tiny * step**2), lambda r: float(tiny)
         # strictly increasing, so that it can be inverted
         rising = growth / growth[-1] + 1e-9 * np.arange(len(growth))

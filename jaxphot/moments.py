@@ -13,16 +13,26 @@ def smoothed(array):
     return padded
 
 
+def median(values):
+    """Median of finite values; several times as quick as NumPy's where they are few."""
+    values = np.ravel(values)
+    half = len(values) // 2
+    if len(values) % 2:
+        return np.partition(values, half)[half]
+    low, high = np.partition(values, (half - 1, half))[half - 1 : half + 1] if half else (np.nan, np.nan)
+    return (low + high) / 2
+
+
 def clipped_median(values):
     """Median after leaving out, at most five times, what is more than 3σ from it."""
     for _ in range(5):
-        middle = np.median(values)
-        spread = 1.4826 * np.median(np.abs(values - middle))
+        middle = median(values)
+        spread = 1.4826 * median(np.abs(values - middle))
         kept = values[np.abs(values - middle) <= 3 * spread]
         if len(kept) in (0, len(values)):
             break
         values = kept
-    return float(np.median(values))
+    return float(median(values))
 
 
 def elliptical_radius(dx, dy, q, angle):
@@ -47,32 +57,41 @@ def adaptive_moments(light, good, i, j, i0, j0, keep_center):
     fixed point. It stops growing at a quarter of the frame.
     """
     largest = (min(light.shape) / 4) ** 2
-    moments = np.eye(2) * 4.0
+    columns, rows = i[0], j[:, 0]
+    light = np.where(good, light, 0.0)
+    a, b, c = 4.0, 0.0, 4.0  # second moments ii, ij, jj
     for _ in range(60):
-        inverse = np.linalg.inv(moments)
-        di, dj = i - i0, j - j0
-        exponent = inverse[0, 0] * di**2 + 2 * inverse[0, 1] * di * dj + inverse[1, 1] * dj**2
-        weight = np.where(good, np.exp(-0.5 * np.minimum(exponent, 200)), 0.0)
-        weighted = weight * light
-        total = weighted.sum()
+        di, dj = columns - i0, rows - j0
+        scale = -0.5 / (a * c - b * b)
+        exponent = np.multiply.outer(-2 * scale * b * dj, di)
+        exponent += scale * c * di**2
+        exponent += (scale * a * dj**2)[:, None]
+        weighted = np.exp(np.maximum(exponent, -100.0, out=exponent), out=exponent)
+        weighted *= light
+        along, across = weighted.sum(0), weighted.sum(1)
+        total = along.sum()
         if not total > 0:
             break
-        shift = np.asarray([(weighted * di).sum(), (weighted * dj).sum()]) / total
-        new = np.asarray([
-            [(weighted * di**2).sum(), (weighted * di * dj).sum()],
-            [(weighted * di * dj).sum(), (weighted * dj**2).sum()],
-        ]) / total * 2  # fmt: skip
-        values, vectors = np.linalg.eigh(new)
-        new = (vectors * np.clip(values, 0.3, largest)) @ vectors.T
+        shift = np.asarray([along @ di, across @ dj]) / total
+        new = (along @ di**2, dj @ weighted @ di, across @ dj**2)
+        new = _within(*(2 * moment / total for moment in new), 0.3, largest)
         if not keep_center:
             length = np.hypot(*shift)
             shift = shift * min(1.0, 1.0 / length) if length > 0 else shift
             i0, j0 = i0 + shift[0], j0 + shift[1]
-        done = np.allclose(new, moments, rtol=1e-3) and np.hypot(*shift) < 1e-2
-        moments = new
-        if done:
+        change = max(abs(x - y) - 1e-3 * abs(y) for x, y in zip(new, (a, b, c), strict=True))
+        a, b, c = new
+        if change <= 1e-8 and np.hypot(*shift) < 1e-2:
             break
-    return i0, j0, moments
+    return i0, j0, np.asarray([[a, b], [b, c]])
+
+
+def _within(a, b, c, low, high):
+    """Second moments whose eigenvalues are brought between two values."""
+    middle, half, length = (a + c) / 2, (a - c) / 2, np.hypot((a - c) / 2, b)
+    upper, lower = min(max(middle + length, low), high), min(max(middle - length, low), high)
+    middle, stretch = (upper + lower) / 2, (upper - lower) / (2 * length) if length > 0 else 0.0
+    return middle + stretch * half, stretch * b, middle - stretch * half
 
 
 def psf_moments_of(psf):

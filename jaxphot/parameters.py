@@ -32,10 +32,10 @@ class Parameter:
         One line for tables and error messages.
     linear : bool
         The model's brightness is proportional to it (an amplitude): signed, never logarithmic.
-    coordinate : {"identity", "log", "ratio", "angle"}
-        The coordinate in which a fit steps: `log` for a positive scale. A `ratio` and an `angle` side by side (q and
-        PA) step together as the shear (η₁, η₂) = −ln q · (cos 2PA, sin 2PA) where both are free; else the ratio
-        steps in its logarithm.
+    coordinate : {"identity", "log", "ratio", "angle", "constant"}
+        The coordinate in which a fit steps: `log` for a positive scale; what is `constant` is never fitted. A `ratio`
+        and an `angle` side by side (q and PA) step together as the shear (η₁, η₂) = −ln q · (cos 2PA, sin 2PA) where
+        both are free; else the ratio steps in its logarithm.
     """
 
     unit: str = ""
@@ -115,6 +115,9 @@ BreakSharpness = Annotated[
 ]
 WindingSlope = Annotated[
     jax.Array, Parameter("", (-5.0, 5.0), description="power with which winding grows with radius")
+]
+NoiseFraction = Annotated[
+    jax.Array, Parameter("", (1e-4, 1.0), description="systematic error ÷ model", coordinate="log")
 ]
 Angle = Annotated[jax.Array, Parameter("rad", description="angle")]
 SideRatio = Annotated[

@@ -54,3 +54,10 @@ def subtree(tree, names):
                 node = node.setdefault(part, {})
             node[key] = leaf
     return pruned
+
+
+def branch(path, leaf):
+    """The nested dictionary of one leaf with a key path such as ``galaxy.n``."""
+    for key in reversed(path.split(".")):
+        leaf = {key: leaf}
+    return leaf

@@ -13,6 +13,8 @@ from jaxphot.parameters import check_params, parameters
 from jaxphot.pytree import pytree, static_field
 from jaxphot.sampling import Cells, adaptive, check_sampling, mean_and_error, quad
 from jaxphot.stamps import local_cd, make_stamp
+from jaxphot.transforms.shifted import Shifted
+from jaxphot.windows import add_stamps, first_pixels, over_sources
 
 _BACKGROUND_SAMPLING = quad(2)  # exact for a cubic: a background varies slowly over a pixel
 DEFAULT_SAMPLING = adaptive()
@@ -31,6 +33,8 @@ class Prepared:
         Of every footprint, arcsec².
     optics : Optics or None
         For images with a PSF.
+    psf : PSF or None
+        The image's, from which stamps' optics are made.
     sampling : rule
         Static.
     """
@@ -39,6 +43,7 @@ class Prepared:
     cells: Cells
     area: jax.Array
     optics: Optics | None
+    psf: object
     sampling: object = static_field()
 
 
@@ -63,10 +68,10 @@ def prepare(image, sampling=DEFAULT_SAMPLING):
     optics = None
     if image.psf is not None:
         optics = make_optics(image.psf, image.transform, image.shape, image.dtype)
-    return Prepared(image.transform, cells, cells.area(), optics, sampling)
+    return Prepared(image.transform, cells, cells.area(), optics, image.psf, sampling)
 
 
-def apply(prepared, model, params, rough=None):
+def apply(prepared, model, params, rough=None, firsts=None):
     """The model's image, from what `prepare` made: pure, for use inside one's own jitted code.
 
     Parameters
@@ -76,6 +81,8 @@ def apply(prepared, model, params, rough=None):
     params : dict
     rough : bool scalar, optional
         Integrate pixels by one sample, as a fit does that is far from its end.
+    firsts : sequence of (N, 2) arrays of int, optional
+        First pixels (i, j) of the stamps of copies that are drawn in such; by default they are about their centres.
 
     Returns
     -------
@@ -89,6 +96,17 @@ def apply(prepared, model, params, rough=None):
     if rough is not None:
         prepared = _roughly(prepared, rough)
     pairs = components(model, params)
+    image = whole_frame(prepared, pairs)
+    stamped = [pair for pair in pairs if kind(pair[0]) == "stamped"]
+    if firsts is None:
+        firsts = [first_pixels(*pair, prepared.transform, prepared.cells.shape) for pair in stamped]
+    for (copies, own), first in zip(stamped, firsts, strict=True):
+        image = add_stamps(image, draw_copies(prepared, copies, own, first, pairs), first)
+    return image
+
+
+def whole_frame(prepared, pairs):
+    """Image of all components but those drawn in stamps."""
     extended = [pair for pair in pairs if kind(pair[0]) == "extended"]
     backgrounds = [pair for pair in pairs if kind(pair[0]) == "background"]
     points = [pair for pair in pairs if kind(pair[0]) == "point"]
@@ -107,6 +125,73 @@ def apply(prepared, model, params, rough=None):
     return image
 
 
+def draw_copies(prepared, copies, params, first, pairs=()):
+    """Every copy of a `many` in its own stamp.
+
+    Parameters
+    ----------
+    prepared : Prepared
+        Of the frame.
+    copies : Many
+        With a stamp.
+    params : dict
+    first : (N, 2) array of int
+        First pixel (i, j) of every stamp.
+    pairs : sequence of (model, params)
+        All components of the scene: a PSF among them is what is seen through.
+
+    Returns
+    -------
+    (N, sy, sx) array
+    """
+    stamp = stamp_frame(prepared, copies, pairs)
+    own, valid = copies.split(params)
+    drawn = over_sources(lambda row: draw_copy(stamp, copies.model, *row), (own, first))
+    return jnp.where(valid[:, None, None], drawn, 0)
+
+
+def stamp_frame(prepared, copies, pairs=()):
+    """A `Prepared` of the size of a stamp, at the frame's first pixel.
+
+    Raises
+    ------
+    ValueError
+        The stamp does not fit into the frame.
+    """
+    ny, nx = prepared.cells.shape
+    if copies.stamp[0] > ny or copies.stamp[1] > nx:
+        raise ValueError(
+            f"stamp: {copies.stamp[0]} × {copies.stamp[1]} pixels (ny, nx) do not fit into the frame of {ny} × {nx};"
+            " take smaller stamps, or a many(model) without them"
+        )
+    psf, dtype = prepared.psf, prepared.area.dtype
+    live = [pair for pair in pairs if kind(pair[0]) == "psf"]
+    if live:
+        psf = _optics_stamp(prepared, *live[0])
+    cells = replace(prepared.cells, shape=copies.stamp)
+    optics = None if psf is None else make_optics(psf, prepared.transform, copies.stamp, dtype)
+    return Prepared(prepared.transform, cells, cells.area(), optics, psf, prepared.sampling)
+
+
+def draw_copy(stamp, model, params, first):
+    """One copy in the stamp whose first pixel (i, j) is given: (sy, sx) array."""
+    return whole_frame(_placed(stamp, first), components(model, params))
+
+
+def _placed(stamp, first):
+    """A stamp moved to where its first pixel is to be."""
+    place = first.astype(stamp.area.dtype)
+    cells, optics = _at(stamp.cells, place), stamp.optics
+    if optics is not None:
+        moved = _at(optics.cells, place)
+        optics = replace(optics, cells=moved, area=moved.area())
+    return Prepared(Shifted(stamp.transform, place), cells, cells.area(), optics, stamp.psf, stamp.sampling)
+
+
+def _at(cells, place):
+    return replace(cells, transform=Shifted(cells.transform, place))
+
+
 def _roughly(prepared, rough):
     """With cells that ask for one sample each."""
     optics = prepared.optics
@@ -122,11 +207,15 @@ def _optics(prepared, pairs):
         return prepared.optics
     if len(live) > 1:
         raise ValueError(f"model: expected one PSF for the whole scene, got {len(live)}")
-    (psf, params), transform, cells = live[0], prepared.transform, prepared.cells
-    cd = local_cd(transform, cells.shape, prepared.area.dtype)
-    stamp = make_stamp(psf.model, params, cd, psf.shape, psf.oversample)
-    optics = make_optics(stamp, transform, cells.shape, prepared.area.dtype)
+    transform, cells = prepared.transform, prepared.cells
+    optics = make_optics(_optics_stamp(prepared, *live[0]), transform, cells.shape, prepared.area.dtype)
     return replace(optics, cells=replace(optics.cells, rough=cells.rough))
+
+
+def _optics_stamp(prepared, psf, params):
+    """The PSF that a model of it gives."""
+    cd = local_cd(prepared.transform, prepared.cells.shape, prepared.area.dtype)
+    return make_stamp(psf.model, params, cd, psf.shape, psf.oversample)
 
 
 def _add_up(sampling, pairs, cells):
@@ -147,7 +236,18 @@ def integration_error(prepared, model, params):
             lights.append(light_error(prepared.sampling, part, own, optics))
     if lights:
         error = error + collect(optics, sum(lights), [])
-    return jnp.abs(error)
+    error = jnp.abs(error)
+    for copies, own in pairs:
+        if kind(copies) == "stamped":
+            first = first_pixels(copies, own, prepared.transform, cells.shape)
+            error = add_stamps(error, _errors_of_copies(prepared, copies, own, first, pairs), first)
+    return error
+
+
+def _errors_of_copies(prepared, copies, params, first, pairs):
+    stamp, (own, valid) = stamp_frame(prepared, copies, pairs), copies.split(params)
+    rows = over_sources(lambda row: integration_error(_placed(stamp, row[1]), copies.model, row[0]), (own, first))
+    return jnp.where(valid[:, None, None], rows, 0)
 
 
 def _star(transform, model, params):

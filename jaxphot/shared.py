@@ -5,8 +5,15 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 
-from jaxphot.parameters import Parameter, Partial
+from jaxphot.parameters import Parameter, Partial, parameters
 from jaxphot.pytree import is_concrete, leaves_with_names
+
+
+def declarations(model):
+    """What a model, or those of a set of images by name, declare of their parameters."""
+    if not isinstance(model, dict):
+        return parameters(model)
+    return merged_declarations({key: parameters(own) for key, own in model.items()})
 
 
 def merged_declarations(trees, prefix=""):

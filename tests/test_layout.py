@@ -26,6 +26,7 @@ ORDER = [
     "transforms.grid",
     "transforms.sip",
     "transforms.cmos",
+    "transforms.shifted",
     "transforms.sky",
     "transforms.wcs",
     "transforms.reprojected",
@@ -37,6 +38,7 @@ ORDER = [
     "models.metrics",
     "models.spirals",
     "models.combinators",
+    "models.copies",
     "models.modifiers",
     "models.grids",
     "models.skies",
@@ -53,8 +55,12 @@ ORDER = [
     "sampling",
     "stamps",
     "convolution",
+    "windows",
     "render",
+    "correlation",
+    "noise_models",
     "likelihood",
+    "priors",
     "moments",
     "psf_start",
     "planes",
@@ -63,35 +69,67 @@ ORDER = [
     "initialize",
     "fitting.equations",
     "fitting.lm",
+    "fitting.blocks",
     "fitting.coordinates",
+    "fitting.bijections",
     "fitting.amplitudes",
     "fitting.groups",
     "fitting.joint",
     "fitting.covariance",
     "fitting.problem",
+    "fitting.regions",
+    "fitting.scenes",
+    "fitting.neighbours",
+    "fitting.crowded",
     "fitting.result",
+    "fitting.penalty",
+    "fitting.implicit",
+    "fitting.stages",
     "fitting.solve",
     "fitting.multistart",
     "fitting.schedules",
     "fitting.chunks",
     "fitting.batch",
+    "fitting.stream",
     "fitting.compiled",
+    "fitting.history",
     "fitting.gradient",
     "fitting",
+    "density",
     "inference",
+    "refits",
     "hdus",
     "fits",
     "ccddata",
     "catalog",
+    "export",
     "drawing",
-    "triptychs",
+    "plot.marks",
+    "plot.triptychs",
+    "plot.maps",
+    "plot.curves",
+    "plot.corners",
+    "plot.sheets",
     "plot",
+    "about",
+    "cli",
+    "cli.expressions",
+    "cli.manifest",
+    "cli.sources",
+    "cli.store",
+    "cli.batch",
+    "cli.single",
+    "cli.catalogue",
+    "cli.page",
+    "cli.show",
+    "cli.main",
     "__init__",
+    "__main__",
 ]
 
 LONGEST = 400
-ASTROPY_ALLOWED = {"fits", "hdus", "ccddata", "catalog", "drawing", "plot"}  # pictures: WCS axes
-MATPLOTLIB_ALLOWED = {"drawing", "triptychs", "plot"}
+ASTROPY_ALLOWED = {"fits", "hdus", "ccddata", "catalog", "export", "drawing"}  # and the command line
+MATPLOTLIB_ALLOWED = {"drawing"}  # and plot
 
 
 def module_name(path):
@@ -134,8 +172,8 @@ def test_imports_point_upwards(module):
 def test_heavy_packages_stay_in_their_files(module):
     for name, line in imported(FILES[module]):
         package = name.partition(".")[0]
-        assert package != "astropy" or module in ASTROPY_ALLOWED, f"{module}:{line}"
-        assert package != "matplotlib" or module in MATPLOTLIB_ALLOWED, f"{module}:{line}"
+        assert package != "astropy" or module in ASTROPY_ALLOWED or module.startswith("cli."), f"{module}:{line}"
+        assert package != "matplotlib" or module in MATPLOTLIB_ALLOWED or module.startswith("plot"), f"{module}:{line}"
 
 
 @pytest.mark.parametrize("module", FILES)
@@ -144,8 +182,10 @@ def test_files_are_short(module):
 
 
 def test_jax_config_is_left_alone():
-    """But for the one function whose purpose it is to set it."""
+    """But for the one function whose purpose it is to set it, and the command line, whose process is its own."""
     for module, path in FILES.items():
+        if module == "cli.main":
+            continue
         tree = ast.parse(path.read_text())
         tree.body = [node for node in tree.body if getattr(node, "name", None) != "enable_compilation_cache"]
         called = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]

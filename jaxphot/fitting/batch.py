@@ -24,14 +24,14 @@ from tqdm import tqdm
 
 from jaxphot.fitting import lm
 from jaxphot.fitting.chunks import ItemError, Lanes, Source, read_lanes
-from jaxphot.fitting.problem import check_number
+from jaxphot.fitting.problem import check_number, declared
 from jaxphot.fitting.schedules import SMALLEST_TOGETHER, Task, power_of_two, run_mapped, run_stepped
 from jaxphot.fitting.solve import complete_options
 from jaxphot.image import Image, unstack_images
-from jaxphot.image_sets import Named, hashable, make_set
+from jaxphot.image_sets import hashable
 from jaxphot.likelihood import check_likelihood
 from jaxphot.models.combinators import check_model
-from jaxphot.parameters import parameters
+from jaxphot.priors import as_priors
 from jaxphot.sampling import check_sampling
 
 _MAPPED = (8, 64)  # lanes: two sizes, few enough that the threads finish together, large enough to hide the call
@@ -127,7 +127,7 @@ def fit_batch(
     >>> [round(float(level), 3) for level in fits.params["I0"]]
     [1.0, 2.0, 3.0]
     """
-    settings = _settings(starts, precision, chunk, devices, schedule, options)
+    settings = batch_settings(starts, precision, chunk, devices, schedule, options)
     own = options.get("fixed"), options.get("bounds")
     several = isinstance(model, (list, tuple))
     results = _Listed(len(model)) if several else _Joined()
@@ -163,7 +163,7 @@ class _Settings(NamedTuple):
     options: tuple
 
 
-def _settings(starts, precision, chunk, devices, schedule, options):
+def batch_settings(starts, precision, chunk, devices, schedule, options):
     """Checked options, sorted into what lanes carry and what is compiled."""
     _check_count("starts", starts)
     if chunk is not None:
@@ -180,10 +180,12 @@ def _settings(starts, precision, chunk, devices, schedule, options):
     for name, value in numbers.items():
         check_number(name, value, 0)
     numbers["max_steps"] = np.int32(numbers["max_steps"])  # as a lane counts its steps
-    if not isinstance(options["sampling"], dict):
-        check_sampling(options["sampling"])
-    if options["likelihood"] is not None and not isinstance(options["likelihood"], dict):
-        check_likelihood(options["likelihood"])
+    for name, check in (("sampling", check_sampling), ("likelihood", check_likelihood)):
+        if options[name] is not None and not isinstance(options[name], dict):
+            check(options[name])
+    options["priors"] = as_priors(options["priors"])
+    if options["window"] is not None and not isinstance(options["window"], dict):
+        options["window"] = tuple(options["window"])
     options = {name: hashable(value) for name, value in options.items()}
     del options["fixed"], options["bounds"]
     schedule, workers, count = _workers(schedule, devices)
@@ -287,23 +289,26 @@ class _Listed:
 
 def _run(settings, model, params, source, fixed, bounds, report):
     """Fit images of one kind with one model."""
-    options = dict(settings.options)
-    if isinstance(model, Named) or options["per_image"] is not None or options["transform_free"]:
-        declared = make_set(model, source.first, options["per_image"], options["transform_free"])[0].parameters()
-    else:
-        check_model(model)
-        declared = parameters(model)
-    own = source.members[0].dtype.name
-    dtypes = (own,) if settings.precision is None else _PRECISIONS[settings.precision]
-    lanes = Lanes(declared, params, fixed, bounds, source.count, dtypes[-1])
-    size = _chunk_size(settings, source, lanes.scalars, dtypes[-1])
+    dtypes = phases(settings, source.members[0])
+    lanes = Lanes(declared(model, source.first, settings.options), params, fixed, bounds, source.count, dtypes[-1])
+    size = chunk_size(settings, source, lanes.scalars, dtypes[-1])
+    chunks = read_lanes(source, lanes, size, settings.lanes, dtypes[-1])
+    dispatch(compiled_chunk(settings, model, dtypes), chunks, settings.workers, report)
+
+
+def phases(settings, image):
+    """The dtypes in which a fit of an image steps, one after the other."""
+    return (image.dtype.name,) if settings.precision is None else _PRECISIONS[settings.precision]
+
+
+def compiled_chunk(settings, model, dtypes):
+    """The function (lanes, device) → Fit that fits a chunk by the schedule; one too large for the memory is halved."""
     task = Task(model, settings.options, dtypes, int(settings.starts))
     run = partial({"map": run_mapped, "vmap": run_stepped}[settings.schedule], task)
-    chunks = read_lanes(source, lanes, size, settings.lanes, dtypes[-1])
-    _dispatch(partial(_retry, run, {}), chunks, settings.workers, report)
+    return partial(_retry, run, {})
 
 
-def _chunk_size(settings, source, scalars, dtype):
+def chunk_size(settings, source, scalars, dtype):
     """Lanes in one compiled call."""
     count, starts = source.count, settings.starts
     if settings.schedule == "map":
@@ -315,24 +320,18 @@ def _chunk_size(settings, source, scalars, dtype):
     stats = settings.workers[0].memory_stats() or {}
     free = stats.get("bytes_limit", 4 << 30) - stats.get("bytes_in_use", 0)
     # value and derivatives a few times over: as pixels, transformed and weighted
-    cells = sum(_cells(image) for image in source.members)
-    bytes_a_lane = 6 * (scalars + 2) * cells * np.dtype(dtype).itemsize * starts
+    bytes_a_lane = 6 * (scalars + 2) * source.cells * np.dtype(dtype).itemsize * starts
     at_once = len(settings.workers) // settings.devices  # chunks on one device
     fitting = max(int(0.6 * free / at_once / bytes_a_lane), 1)
     size = min(max(_LARGEST_STEPPED // starts, 1), 1 << (fitting.bit_length() - 1))
     if count is not None:
-        size = min(size, max(power_of_two(-(-count // settings.devices)), -(-SMALLEST_TOGETHER // starts)))
+        # a chunk for each worker at least, so that one is copied while the other is computed
+        share = power_of_two(max(count // len(settings.workers), 1) // 2 + 1)
+        size = min(size, max(share, -(-SMALLEST_TOGETHER // starts)))
     return size
 
 
-def _cells(image):
-    """Number of cells that an image, or a stack of them, is drawn on."""
-    (ny, nx), stamp = image.shape, (0, 0) if image.psf is None else image.psf.data.shape[-2:]
-    fine = 1 if image.psf is None else image.psf.oversample**2
-    return fine * (ny + stamp[0]) * (nx + stamp[1]) * int(np.prod(image.data.shape[:-2]))
-
-
-def _dispatch(run, chunks, workers, report):
+def dispatch(run, chunks, workers, report):
     """Run chunks on all workers, one ahead for whoever is free first; when it ends early, what has begun is finished.
 
     Parameters

@@ -69,6 +69,11 @@ class Source:
         """The images of the first item."""
         return _members(self.first)
 
+    @property
+    def cells(self):
+        """Number of cells that the images of an item are drawn on."""
+        return sum(_cells(image) for image in self.members)
+
     def place(self, number):
         """What the user calls the image with this number."""
         return number if self._places is None else self._places[number]
@@ -103,6 +108,12 @@ class Source:
             if error is None and len(items) < size:
                 return
         raise error
+
+
+def _cells(image):
+    (ny, nx), stamp = image.shape, (0, 0) if image.psf is None else image.psf.data.shape[-2:]
+    fine = 1 if image.psf is None else image.psf.oversample**2
+    return fine * (ny + stamp[0]) * (nx + stamp[1]) * int(np.prod(image.data.shape[:-2]))
 
 
 def _read(images, size, at, first, dimensions):

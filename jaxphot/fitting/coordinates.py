@@ -115,6 +115,16 @@ class Coordinates:
             )
         return matrix
 
+    def log_jacobian(self, z):
+        """Value of log |det d physical / d internal|, such as turns a density of the one into that of the other."""
+        physical = self.from_internal(z)
+        total = jnp.sum(jnp.log(jnp.where(jnp.asarray(self.logarithmic, bool), physical, 1)))
+        if not self.pairs:
+            return total
+        q = np.asarray(self.pairs)[:, 0]
+        size = self._sizes(z)[q]
+        return total - jnp.sum(size + jnp.log(2 * size))
+
     def _sizes(self, z):
         """−ln q of every shear, at the positions of q and PA; 1 elsewhere."""
         size = jnp.ones_like(z)
@@ -158,6 +168,7 @@ class Coordinates:
         return Domain(lower, upper, self.pairs, inner, outer, dimensionless, self.centers)
 
 
+SMALLEST_RING = 2  # √eps: a ring of this inner radius is the whole disk
 _LONGEST_STEP = 0.7  # in logarithms and shears: a factor of 2
 _LONGEST_MOVE = 0.5  # of a centre, in radii of its source
 
@@ -210,7 +221,7 @@ class Domain(NamedTuple):
         q, pa = np.asarray(self.pairs).T
         size, slack = jnp.hypot(z[q], z[pa]), 1 + 8 * jnp.finfo(z.dtype).eps
         # at its smallest (the default bound of q) a shear may still leave through the other side
-        inside = (size <= self.inner * slack) & (gradient[q] > 0) & (self.inner > 2 * _roundest(z.dtype))
+        inside = (size <= self.inner * slack) & (gradient[q] > 0) & (self.inner > SMALLEST_RING * _roundest(z.dtype))
         return held.at[q].set(inside | ((size * slack >= self.outer) & (gradient[q] < 0)))
 
     def project(self, z):
@@ -262,7 +273,11 @@ def make_coordinates(described, fixed, bounded):
     -------
     Coordinates
     """
-    free = [(path, parameter) for path, parameter in leaves_with_names(described) if path not in fixed]
+    free = [
+        (path, parameter)
+        for path, parameter in leaves_with_names(described)
+        if path not in fixed and parameter.coordinate != "constant"
+    ]
     names, logarithmic, first = [], [], {}
     for path, parameter in free:
         first[path] = len(names)
@@ -272,42 +287,46 @@ def make_coordinates(described, fixed, bounded):
     for path, parameter in free:
         angle = _partner(path, parameter, free)
         if angle is not None and angle not in bounded:
-            pairs.append((first[path], first[angle]))
-            logarithmic[first[path]] = False
-            radii.extend((first[radius], first[path]) for radius in _radii_beside(path, free, bounded))
+            for k in range(int(np.prod(parameter.shape))):  # one, or one a copy
+                pairs.append((first[path] + k, first[angle] + k))
+                logarithmic[first[path] + k] = False
+                radii.extend((first[r] + k, first[path] + k) for r in _radii_beside(path, parameter, free, bounded))
     centers = []
     for path, parameter in free:
-        beside = [other for other in _lengths_beside(path, free) if path.rpartition(".")[2] == "center"]
-        if beside and parameter.shape == (2,):
-            centers.append((first[path], first[path] + 1, first[beside[0]]))
+        if path.rpartition(".")[2] != "center" or parameter.shape[-1:] != (2,):
+            continue
+        beside = _lengths_beside(path, parameter.shape[:-1], free)
+        for k in range(int(np.prod(parameter.shape[:-1])) if beside else 0):
+            centers.append((first[path] + 2 * k, first[path] + 2 * k + 1, first[beside[0]] + k))
     paths = tuple((path, parameter.shape) for path, parameter in free)
     return Coordinates(tuple(names), paths, tuple(logarithmic), tuple(pairs), tuple(radii), tuple(centers))
 
 
-def _radii_beside(path, free, bounded):
+def _radii_beside(path, ratio, free, bounded):
     """Lengths beside a parameter but for those that the user bounds (or a default does)."""
     unbounded = {other for other, parameter in free if parameter.bounds == (0.0, float("inf"))}
-    return [other for other in _lengths_beside(path, free) if other in unbounded and other not in bounded]
+    beside = _lengths_beside(path, ratio.shape, free)
+    return [other for other in beside if other in unbounded and other not in bounded]
 
 
-def _lengths_beside(path, free):
-    """Free logarithmic lengths in the same dictionary."""
+def _lengths_beside(path, shape, free):
+    """Free logarithmic lengths of a given shape in the same dictionary."""
     branch = path.rpartition(".")[0]
     return [
         other
         for other, parameter in free
         if other.rpartition(".")[0] == branch
-        and not parameter.shape
+        and parameter.shape == shape
         and (parameter.unit, parameter.coordinate) == ("arcsec", "log")
     ]
 
 
 def _partner(path, parameter: Parameter, free):
     """The free angle that stands beside a ratio in the same dictionary, if there is exactly one of each."""
-    if parameter.coordinate != "ratio" or parameter.shape:
+    if parameter.coordinate != "ratio":
         return None
-    branch = path.rpartition(".")[0]
-    siblings = [(p, other) for p, other in free if p.rpartition(".")[0] == branch and not other.shape]
+    branch, shape = path.rpartition(".")[0], parameter.shape
+    siblings = [(p, other) for p, other in free if p.rpartition(".")[0] == branch and other.shape == shape]
     angles = [p for p, other in siblings if other.coordinate == "angle"]
     ratios = [p for p, other in siblings if other.coordinate == "ratio"]
     return angles[0] if len(angles) == len(ratios) == 1 else None

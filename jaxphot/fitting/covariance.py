@@ -18,31 +18,59 @@ def physical_covariance(state, coordinates, domain):
     z, held = state.params, state.held
     basis = domain.basis(z)
     basis = jnp.eye(z.size, dtype=z.dtype) if basis is None else basis
-    inverse, null = _inverse(basis.T @ state.hessian @ basis, held)
+    inverse, null = inverse_where_free(basis.T @ state.hessian @ basis, held)
+    nothing_known = (state.status == lm.NON_FINITE) | (state.status == lm.NO_DATA)
+    return carry_over(z, inverse, basis, null, held, nothing_known, coordinates, domain.dimensionless)
+
+
+def carry_over(z, inverse, basis, null, held, nothing_known, coordinates, dimensionless):
+    """From the inverse of a matrix in a basis of internal coordinates to the covariance of the physical parameters.
+
+    Parameters
+    ----------
+    z : (P,) array
+        Internal coordinates.
+    inverse, basis : (P, P) arrays
+    null, held : (P,) arrays of bool
+        Directions of the basis that nothing determines, or that are held.
+    nothing_known : bool scalar
+        There were no data, or nothing finite: no parameter is determined.
+    coordinates : Coordinates
+    dimensionless : tuple of int
+        Positions of logarithms and shears.
+
+    Returns
+    -------
+    covariance : (P, P) array
+    undetermined : (P,) array of bool
+    is_round : bool scalar
+    """
     internal = basis @ inverse @ basis.T
     derivative = coordinates.derivative(z)
     covariance = derivative @ internal @ derivative.T
     is_round = jnp.zeros((), bool)
     scale = jnp.ones_like(z)
-    for q, pa in coordinates.pairs:
+    if coordinates.pairs:
+        q, pa = np.asarray(coordinates.pairs).T
         size2 = z[q] ** 2 + z[pa] ** 2
-        small = size2 < jnp.maximum(internal[q, q], internal[pa, pa])
-        is_round |= small
+        variance, of_angle = jnp.diagonal(internal), jnp.diagonal(covariance)[pa]
+        small = size2 < jnp.maximum(variance[q], variance[pa])
+        is_round = jnp.any(small)
         widest = jnp.pi / np.sqrt(12).item()
-        error = jnp.sqrt(jnp.maximum(covariance[pa, pa], 0))
+        error = jnp.sqrt(jnp.maximum(of_angle, 0))
         scale = scale.at[pa].set(jnp.where(small, widest / jnp.maximum(error, widest), 1))
     covariance = covariance * scale[:, None] * scale[None, :]
     undetermined = (jnp.abs(derivative) @ jnp.abs(basis) @ null.astype(z.dtype)) > 0
     # a source without light leaves its shape a trace of rounding errors to be determined from
-    dimensionless = np.isin(np.arange(z.size), domain.dimensionless)
+    dimensionless = np.isin(np.arange(z.size), dimensionless)
     undetermined |= dimensionless & ~held & (jnp.diagonal(internal) > _UNKNOWN**2)
-    undetermined |= (state.status == lm.NON_FINITE) | (state.status == lm.NO_DATA)
+    undetermined |= nothing_known
     # a held direction is a parameter of the same place in the vector: a shear held along its radius is a held q
     unknown = undetermined | held
     return jnp.where(unknown[:, None] | unknown[None, :], jnp.nan, covariance), undetermined, is_round
 
 
-def _inverse(hessian, held):
+def inverse_where_free(hessian, held):
     """Inverse over the directions not held, and a mask of those that a null vector of the matrix involves.
 
     With a ridge of the size of rounding, a direction in the null space gets a variance beyond anything that the data
@@ -51,6 +79,9 @@ def _inverse(hessian, held):
     ridge = 4 * hessian.shape[0] * jnp.finfo(hessian.dtype).eps
     eye = jnp.eye(hessian.shape[0], dtype=hessian.dtype)
     inverse = jax.vmap(lm.solve_scaled, (None, 0, None, None))(hessian, eye, ridge, held)
-    inflation = jnp.diagonal(inverse) * jnp.diagonal(hessian)
-    determined = (inflation > 0) & (inflation < 0.1 / ridge)
-    return inverse, ~held & ~determined
+    return inverse, ~held & ~is_determined(jnp.diagonal(inverse) * jnp.diagonal(hessian), ridge)
+
+
+def is_determined(inflation, ridge):
+    """Whether a variance, in units of what it would be if all else were known, is no work of the ridge."""
+    return (inflation > 0) & (inflation < 0.1 / ridge)

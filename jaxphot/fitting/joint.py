@@ -18,6 +18,7 @@ from jaxphot.fitting.coordinates import Coordinates
 from jaxphot.fitting.equations import Evaluation, normal_equations
 from jaxphot.fitting.groups import Joint
 from jaxphot.image_sets import unlinked, with_leaves
+from jaxphot.likelihood import compared
 from jaxphot.pytree import leaves_with_names, update
 from jaxphot.render import apply, prepare
 
@@ -196,7 +197,7 @@ def _vectors(images, group, theta, dtype):
 
 
 def _pixels(group, image, ready, constant, rough):
-    """Function of one image's vector that draws it."""
+    """Function of one image's vector: what its likelihood judges, for most the pixels drawn."""
 
     def pixels(vector):
         own, at = ready, group.layout.size
@@ -207,7 +208,7 @@ def _pixels(group, image, ready, constant, rough):
                 leaves[name], at = vector[at : at + size].reshape(shape), at + size
             own = prepare(with_leaves(image, leaves), group.sampling)
         params = update(constant, group.layout.unflatten(vector[: group.layout.size]))
-        return apply(own, group.model, params, rough)
+        return compared(group.likelihood, group.model, params, apply(own, group.model, params, rough), image)
 
     return pixels
 

@@ -36,7 +36,8 @@ class State(NamedTuple):
     params : pytree
         The best point so far.
     loss, gradient, hessian : scalar, (P,), (P, P)
-        There; the Hessian is the Fisher matrix JᵀWJ.
+        There; the Hessian is the Fisher matrix JᵀWJ: an array, or what an `evaluate` of one's own returns, with ``@``,
+        ``diagonal()`` and ``congruent(basis)``.
     decrement : scalar
         gᵀH⁻¹g over the parameters that are not held: by how much 2·loss would fall in a full step, that is the squared
         distance to the solution in standard errors.
@@ -205,7 +206,7 @@ def _trial(function, state, *, loss, domain, rtol, amplitudes, evaluate, solve):
     resolution = jnp.maximum(new.rounding, state.rounding)
     # below the loss's rounding error the gradient alone can tell which point is the better one
     finer = (jnp.abs(actual) <= resolution) & (_steepness(new) < _steepness(state))
-    finite = jnp.isfinite(new.loss) & jnp.all(jnp.isfinite(new.gradient)) & jnp.all(jnp.isfinite(new.hessian))
+    finite = jnp.isfinite(new.loss) & jnp.all(jnp.isfinite(new.gradient)) & _all_finite(new.hessian)
     accept = finite & (first | (ratio > _WORTH_TAKING) | finer)
     shrink = jnp.where(finer, 0.03, jnp.maximum(_STRONGEST_SHRINK, 1 - (2 * jnp.clip(ratio, 0, 1) - 1) ** 3))
 
@@ -274,7 +275,7 @@ def _evaluation(state, new):
 
 def _steepness(point):
     """Squared gradient in units of the columns' norms."""
-    diagonal = jnp.diagonal(point.hessian)
+    diagonal = point.hessian.diagonal()
     return jnp.sum(jnp.where(diagonal > 0, point.gradient**2 / jnp.where(diagonal > 0, diagonal, 1), 0))
 
 
@@ -283,7 +284,7 @@ def _propose(best, z, damping, domain, amplitudes, solve):
     basis = domain.basis(z)
     gradient, hessian = best.gradient, best.hessian
     if basis is not None:
-        gradient, hessian = basis.T @ gradient, basis.T @ hessian @ basis
+        gradient, hessian = basis.T @ gradient, _congruent(hessian, basis)
     held = domain.outward(z, gradient)
     tiny = jnp.full_like(z, 4 * z.size * jnp.finfo(z.dtype).eps)
     damped = jnp.full_like(z, damping) if amplitudes is None else amplitudes.damping(damping, z.size)
@@ -291,6 +292,15 @@ def _propose(best, z, damping, domain, amplitudes, solve):
     newton, delta = jax.vmap(solve, (None, None, 0, None))(hessian, -gradient, both, held)
     decrement = -jnp.where(held, 0, gradient) @ newton
     return held, decrement, delta if basis is None else basis @ delta
+
+
+def _congruent(hessian, basis):
+    """The matrix in another basis; one that is no array knows how."""
+    return basis.T @ hessian @ basis if isinstance(hessian, jax.Array) else hessian.congruent(basis)
+
+
+def _all_finite(hessian):
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(hessian)]))
 
 
 def _tolerance(state, new, rtol, eps):
@@ -301,7 +311,7 @@ def _tolerance(state, new, rtol, eps):
     rtol = jnp.maximum(jnp.asarray(RTOL if rtol is None else rtol, state.loss.dtype), 30 * eps)
     spare = jnp.maximum(new.count - state.gradient.size, 1)
     z, _ = ravel_pytree(state.params)
-    rounding = jnp.maximum((16 * eps) ** 2 * new.signal, (4 * eps) ** 2 * jnp.max(jnp.diagonal(state.hessian) * z**2))
+    rounding = jnp.maximum((16 * eps) ** 2 * new.signal, (4 * eps) ** 2 * jnp.max(state.hessian.diagonal() * z**2))
     return jnp.maximum(rtol**2 * 2 * state.loss / spare, rounding)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxphot.fitting import lm
 from jaxphot.fitting.groups import Joint
-from jaxphot.fitting.solve import domain_of, linear_positions, used_pixels
+from jaxphot.fitting.stages import domain_of, linear_positions, used_pixels
 from jaxphot.parameters import describe, parameters
 from jaxphot.pytree import leaves_with_names
 
@@ -44,12 +44,12 @@ def spread(setup, lane, state, count):
         return jax.tree.map(lambda leaf: leaf[None], state)
     z = state.params
     offsets = np.random.default_rng(_SEED).standard_normal((count - 1, z.size)).astype(z.dtype)
-    others = jax.vmap(domain_of(setup, lane).project)(z[None, :] + offsets * _scales(setup, lane, z)[None, :])
+    others = jax.vmap(domain_of(setup, lane).project)(z[None, :] + offsets * scales(setup, lane, z)[None, :])
     points = jnp.concatenate([z[None, :], others])
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), state)._replace(params=points)
 
 
-def _scales(setup, lane, z):
+def scales(setup, lane, z):
     """Size of the perturbation of every internal coordinate."""
     coordinates = setup.coordinates
     own, relative = np.zeros(z.size), np.zeros(z.size)

@@ -10,12 +10,14 @@ from jaxphot.fitting import lm
 from jaxphot.fitting.coordinates import Coordinates, make_coordinates
 from jaxphot.fitting.groups import Joint, make_groups, positions, separable
 from jaxphot.image import crop
-from jaxphot.image_sets import Named, check_overlap, crop_images, free_of, make_set
-from jaxphot.likelihood import Gaussian, Poisson, check_likelihood, gaussian
+from jaxphot.image_sets import Named, check_overlap, crop_images, free_of, make_set, unlinked
+from jaxphot.likelihood import check_likelihood, check_usable, gaussian
 from jaxphot.models.combinators import check_model
+from jaxphot.noise_models import Correlated, Gaussian
 from jaxphot.numerics import array_namespace
 from jaxphot.parameters import Parameter, check_params, describe, parameters
-from jaxphot.pytree import is_concrete, leaves_with_names, subtree, update
+from jaxphot.priors import as_priors, as_pytree, bounds_of
+from jaxphot.pytree import branch, is_concrete, leaves_with_names, subtree, update
 from jaxphot.render import DEFAULT_SAMPLING, check_image
 from jaxphot.sampling import check_sampling
 from jaxphot.shared import is_below
@@ -33,6 +35,7 @@ class Setup(NamedTuple):
     likelihood : likelihood
     sampling : rule
     scale_covariance : bool
+    has_priors : bool
     is_linear : bool
         The model is linear in all that is free: the first step leads to the solution.
     """
@@ -43,6 +46,7 @@ class Setup(NamedTuple):
     likelihood: object
     sampling: object
     scale_covariance: bool
+    has_priors: bool = False
     is_linear: bool = False
 
 
@@ -58,6 +62,10 @@ class Lane(NamedTuple):
     limits : tuple of arrays
         Bounds in internal coordinates, as `Coordinates.limits` makes them.
     rtol, max_steps : scalars
+    pairs : tuple of (M, 2) arrays of int, optional
+        Which stamps of a crowded field overlap, where it is large and known (see `scenes.find_pairs`).
+    priors : dict
+        By key path.
     """
 
     start: dict
@@ -65,6 +73,8 @@ class Lane(NamedTuple):
     limits: tuple
     rtol: object
     max_steps: object
+    pairs: tuple | None = None
+    priors: dict = {}  # noqa: RUF012
 
     @property
     def images(self):
@@ -77,7 +87,9 @@ class Lane(NamedTuple):
         return self.images[0].dtype
 
 
-def make_problem(model, params, image, *, per_image, transform_free, linear, max_steps, rtol, **options):
+def make_problem(
+    model, params, image, *, max_steps, rtol, per_image=None, transform_free=None, linear=None, priors=None, **options
+):
     """Check the arguments of `fit` (see there) and sort them into what is compiled and what is computed with.
 
     Returns
@@ -88,23 +100,37 @@ def make_problem(model, params, image, *, per_image, transform_free, linear, max
     if rtol is not None:
         check_number("rtol", rtol, 0)
     numbers = lm.RTOL if rtol is None else rtol, max_steps
-    several = isinstance(model, (dict, Named)) or isinstance(image, dict) or per_image is not None
-    if several or transform_free:
-        return _joint_problem(model, params, image, numbers, per_image, transform_free, linear, **options)
-    setup, lane = _problem(model, params, image, numbers, **options)
-    if linear is None:
-        return setup, lane
-    if _is_linear(setup, lane, linear):
-        return setup._replace(is_linear=True), lane
-    return _joint_problem(model, params, image, numbers, per_image, transform_free, linear, **options)
+    priors = as_priors(priors)
+    options["bounds"] = _with_priors(options["bounds"], priors)
+    args, several = (model, params, image, numbers), (per_image, transform_free, linear, bool(priors))
+    if isinstance(model, (dict, Named)) or isinstance(image, dict) or per_image is not None or transform_free:
+        setup, lane = _joint_problem(*args, *several, **options)
+    else:
+        setup, lane = _problem(*args, **options)
+        if linear is not None and _is_linear(setup, lane, linear, bool(priors)):
+            setup = setup._replace(is_linear=True)
+        elif linear is not None:
+            setup, lane = _joint_problem(*args, *several, **options)
+    _check_known("priors", {name for name, _ in priors if name}, lane.start)
+    return setup._replace(has_priors=bool(priors)), lane._replace(priors=as_pytree(priors, lane.dtype))
 
 
-def _is_linear(setup, lane, linear):
+def declared(model, image, options):
+    """What is declared of all parameters of a fit with these (name, value) of options."""
+    several = {name: value for name, value in options if name in ("per_image", "transform_free")}
+    if isinstance(model, Named) or several["per_image"] is not None or several["transform_free"]:
+        return make_set(model, image, **several)[0].parameters()
+    check_model(model)
+    return parameters(model)
+
+
+def _is_linear(setup, lane, linear, has_priors):
     """All that is free are amplitudes that are named: the fit is one linear solve, however many they are."""
     described = dict(leaves_with_names(describe(parameters(setup.model), lane.start)))
     free = dict(setup.coordinates.paths)
     declared = {path for path in free if described[path].linear}
-    if not free or declared != set(free) or not isinstance(setup.likelihood, Gaussian):
+    quadratic = not has_priors and isinstance(setup.likelihood, (Gaussian, Correlated))
+    if not free or declared != set(free) or not quadratic:
         return False
     return _linear(linear, described, free, declared, True) == set(free)
 
@@ -116,10 +142,10 @@ def _problem(model, params, image, numbers, *, fixed, bounds, window, likelihood
     check_sampling(sampling)
     check_likelihood(likelihood)
     check_image(image)
-    _check_gain(likelihood, image)
     if window is not None:
         image = crop(image, window)
     start, coordinates, bounded, limits = _parameters(parameters(model), params, fixed, bounds, image.dtype)
+    check_usable(likelihood, model, start, image)
     setup = Setup(model, coordinates, bounded, likelihood, sampling, bool(scale_covariance))
     return setup, Lane(start, image, limits, *numbers)
 
@@ -132,6 +158,7 @@ def _joint_problem(
     per_image,
     transform_free,
     linear,
+    has_priors,
     *,
     fixed,
     bounds,
@@ -148,9 +175,10 @@ def _joint_problem(
     start, coordinates, bounded, limits = _parameters(declared, start, fixed, bounds, dtype)
     free = subtree(start, dict(coordinates.paths))
     groups, stacks, touched = make_groups(images, start, image, free, likelihoods, samplings)
+    _check_usable(images, start, image, likelihoods)
     check_overlap(images, start, image)
     described = dict(leaves_with_names(describe(declared, start)))
-    quadratic = all(isinstance(own, Gaussian) for own in likelihoods)
+    quadratic = not has_priors and all(isinstance(own, (Gaussian, Correlated)) for own in likelihoods)
     names = _linear(linear, described, dict(coordinates.paths), separable(groups, touched), quadratic)
     at = [position for name in sorted(names) for position in positions(coordinates)[name]]
     limited = any(name in bounded or np.any(np.isfinite(described[name].bounds)) for name in names)
@@ -164,11 +192,16 @@ def _each_image(images, image, likelihood, sampling):
     likelihoods = images.each(likelihood, "likelihood", gaussian())
     samplings = images.each(sampling, "sampling", DEFAULT_SAMPLING)
     members = list(image.values()) if isinstance(image, dict) else [image] * len(images.keys)
-    for own, rule, member in zip(likelihoods, samplings, members, strict=True):
+    for own, rule in zip(likelihoods, samplings, strict=True):
         check_likelihood(own)
         check_sampling(rule)
-        _check_gain(own, member)
     return likelihoods, samplings, members
+
+
+def _check_usable(images, theta, image, likelihoods):
+    """Refuse images or models that lack what their likelihoods need."""
+    for place, (model, likelihood) in enumerate(zip(images.models, likelihoods, strict=True)):
+        check_usable(likelihood, *unlinked(model, images.select(place, theta)), images.image(image, place))
 
 
 def make_joint(model, params, image, likelihood, sampling, per_image):
@@ -177,6 +210,7 @@ def make_joint(model, params, image, likelihood, sampling, per_image):
     likelihoods, samplings, members = _each_image(images, image, likelihood, sampling)
     theta = check_params(images.parameters(), images.start(params, image), members[0].dtype)
     groups, stacks, _ = make_groups(images, theta, image, {}, likelihoods, samplings)
+    _check_usable(images, theta, image, likelihoods)
     return Joint(images, groups), theta, stacks
 
 
@@ -187,7 +221,7 @@ def _linear(wanted, described, free, fine, quadratic):
     if isinstance(wanted, str):
         raise TypeError(f"linear: expected a sequence of key paths, got the string {wanted!r}")
     if wanted and not quadratic:
-        raise ValueError("linear: amplitudes are solved exactly under a gaussian likelihood only")
+        raise ValueError("linear: amplitudes are solved exactly under Gaussian noise without priors only")
     names = set()
     for name in wanted:
         below = [path for path in described if is_below(path, [name])]
@@ -208,17 +242,23 @@ def _linear(wanted, described, free, fine, quadratic):
     return names
 
 
+def _with_priors(bounds, priors):
+    """Bounds of the user's and of uniform priors."""
+    own = bounds_of(priors)
+    if not own:
+        return bounds
+    twice = set(own) & {name for name, _ in leaves_with_names(bounds or {})}
+    if twice:
+        raise ValueError(f"bounds: {', '.join(sorted(twice))} has a uniform prior, which bounds it already")
+    for name, pair in own.items():
+        bounds = update(bounds or {}, branch(name, pair))
+    return bounds
+
+
 def check_number(name, value, above):
     """Refuse a concrete option that is no finite number above a limit."""
     if is_concrete(value) and not (np.ndim(value) == 0 and np.isfinite(value) and value > above):
         raise ValueError(f"{name}: expected a number > {above}, got {value!r}")
-
-
-def _check_gain(likelihood, image):
-    if isinstance(likelihood, Poisson) and is_concrete(image.gain) and not np.all(np.asarray(image.gain) > 0):
-        raise ValueError(
-            "likelihood: poisson() needs the image's gain (counts = data · gain); pass gain= on building it"
-        )
 
 
 def _parameters(declared, params, fixed, bounds, dtype):
@@ -230,6 +270,7 @@ def _parameters(declared, params, fixed, bounds, dtype):
     described = describe(declared, start)
     fixed_names = {name for name, _ in leaves_with_names(fixed)} if fixed else set()
     _check_known("fixed", fixed_names, described)
+    fixed_names |= {name for name, parameter in leaves_with_names(described) if parameter.coordinate == "constant"}
     limits = _limits(bounds, described, dtype)
     _check_inside(start, limits, fixed_names)
     bounded = [name for name, (_, _, is_users) in limits.items() if is_users]

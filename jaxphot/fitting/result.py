@@ -9,6 +9,8 @@ import numpy as np
 from jaxphot.fitting import lm
 from jaxphot.pytree import is_concrete, leaves_with_names, pytree, static_field, update
 
+NOT_FITTED = 6  # of a row of a catalogue, beside those of `lm`
+
 MESSAGES = {
     lm.CONVERGED: "converged",
     lm.MAX_STEPS: "stopped at max_steps before it converged",
@@ -16,6 +18,7 @@ MESSAGES = {
     lm.SINGULAR: "singular: the data do not determine all parameters (their stderr is NaN)",
     lm.NON_FINITE: "non-finite model, data or derivative at the start",
     lm.NO_DATA: "no data: every pixel is masked, NaN or has ivar 0",
+    NOT_FITTED: "not fitted: the image could not be read or used",
 }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxphot.fitting import lm
 from jaxphot.fitting.multistart import choose, spread
 from jaxphot.fitting.problem import make_problem
-from jaxphot.fitting.solve import advance, begin, domain_of, finish
+from jaxphot.fitting.stages import advance, begin, domain_of, finish
 
 _STEPS_AT_ONCE = 3  # the last few lanes are stepped to their end in one call
 _SHRINK = 4  # what a chunk's lanes are divided by when so many are done; by less, more programs are compiled

@@ -7,19 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxphot.fitting import lm
-from jaxphot.fitting.amplitudes import find_amplitudes
-from jaxphot.fitting.covariance import physical_covariance
-from jaxphot.fitting.groups import Joint
-from jaxphot.fitting.joint import joint_equations
+from jaxphot.fitting import crowded, lm
+from jaxphot.fitting.implicit import solution_tangent
 from jaxphot.fitting.problem import make_problem
-from jaxphot.fitting.result import Outcome, unpack
-from jaxphot.likelihood import Gaussian
-from jaxphot.pytree import is_concrete, subtree, update
-from jaxphot.render import DEFAULT_SAMPLING, apply, prepare
+from jaxphot.fitting.result import unpack
+from jaxphot.fitting.stages import advance, begin, describe_end, domain_of, evaluation_of, judge
+from jaxphot.pytree import is_concrete
+from jaxphot.render import DEFAULT_SAMPLING
 
-_ROUGH_FROM = 25  # steps allowed: with fewer, none are taken on roughly integrated pixels
-_UNDAMPED = 1e-10  # Marquardt's λ for a model that is linear in all that is free
 _QUICK = 128**2  # pixels up to which a single fit takes longer to compile than to run
 
 
@@ -39,6 +34,7 @@ def fit(
     per_image=None,
     transform_free=None,
     linear=None,
+    priors=None,
 ):
     """Fit a model to an image, or models to a set of images, by Levenberg–Marquardt.
 
@@ -87,6 +83,10 @@ def fit(
         trial (variable projection; Golub & Pereyra 1973, SIAM J. Numer. Anal. 10, 413). By default these are all that
         are declared as linear and stand alone in their component, under Gaussian noise; ``()`` steps in them like in
         the others. They are signed. Where all else is fixed, a fit is one linear solve: forced photometry.
+    priors : dict or callable, optional
+        A partial tree with a prior for each leaf, such as ``priors.normal(2.0, 0.5)`` or any function that returns a
+        log density; or one function of the whole tree. The fit is then that of the largest posterior density (of the
+        physical parameters), its covariance that of the posterior; `chi2` is still that of the data alone.
 
     Returns
     -------
@@ -131,6 +131,10 @@ def run_fit(setup, lane):
     -------
     Outcome
     """
+    if crowded.is_scene(setup):
+        lane = crowded.with_pairs(setup, lane)
+    if not is_concrete(*jax.tree.leaves(lane)):
+        return _differentiable(setup, lane)
     return _program(setup, lane) if _is_long(lane) else _quickly_compiled(setup, lane)
 
 
@@ -148,10 +152,8 @@ def compile_ahead(setup, lane):
 
 
 def _is_long(lane):
-    """Running takes longer than compiling, or this is a part of somebody's program, which has its own options."""
-    leaves = jax.tree.leaves(lane)
-    size = sum(image.data.size for image in lane.images)
-    return size > _QUICK or not is_concrete(*leaves) or jax.default_backend() != "cpu"
+    """Running takes longer than compiling."""
+    return sum(image.data.size for image in lane.images) > _QUICK or jax.default_backend() != "cpu"
 
 
 def _quickly_compiled(setup, lane):
@@ -168,165 +170,47 @@ def _quickly_compiled(setup, lane):
         return _program(setup, lane)
 
 
-def begin(setup, lane):
-    """State of the solver at the start, before any evaluation.
-
-    Parameters
-    ----------
-    setup : Setup
-    lane : Lane
-
-    Returns
-    -------
-    lm.State
-    """
-    coordinates = setup.coordinates
-    start = coordinates.flatten(subtree(lane.start, dict(coordinates.paths)), lane.dtype)
-    z = _lit(setup, lane, coordinates.to_internal(start))
-    rough = lane.max_steps >= _ROUGH_FROM
-    state = lm.init(domain_of(setup, lane).project(z), rough if coordinates.size else None)
-    return state._replace(damping=jnp.full_like(state.damping, _UNDAMPED)) if setup.is_linear else state
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _differentiable(setup, lane):
+    """A fit inside of somebody's program: its derivatives are those of the solution, not of the steps towards it."""
+    return _program(setup, lane)
 
 
-def _lit(setup, lane, z):
-    """A start whose amplitudes are not 0: there a component's other parameters would have no derivatives.
-
-    Any other value will do, as amplitudes are solved for at the first evaluation; this has the unit of the data.
-    """
-    own = _scaling(setup)
-    if not own.size:
-        return z
-    pairs = [(~image.mask, image.data) for image in lane.images]
-    count = jnp.maximum(sum(jnp.sum(good, dtype=z.dtype) for good, _ in pairs), 1)
-    level = sum(jnp.sum(jnp.where(good, jnp.abs(data), 0)) for good, data in pairs) / count
-    return z.at[own].set(jnp.where(z[own] == 0, level, z[own]))
-
-
-def _scaling(setup):
-    """Positions of the amplitudes solved exactly that other parameters' derivatives are proportional to."""
-    if isinstance(setup.model, Joint):
-        return np.asarray(setup.model.linear, int)
-    amplitudes = amplitudes_of(setup)
-    return np.unique([] if amplitudes is None else [number for _, number in amplitudes.scales]).astype(int)
+@_differentiable.defjvp
+def _differentiate(setup, primals, tangents):
+    (lane,), (tangent,) = primals, tangents
+    outcome = _differentiable(setup, lane)
+    leaves, structure = jax.tree.flatten(lane)
+    floats = [jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
+    moving = [leaf for leaf, is_float in zip(leaves, floats, strict=True) if is_float]
+    change = [leaf for leaf, is_float in zip(jax.tree.leaves(tangent), floats, strict=True) if is_float]
+    moved = _tangent(setup, structure, tuple(floats), leaves, outcome, moving, change)
+    still = jax.tree.map(lambda leaf: np.zeros(leaf.shape, jax.dtypes.float0), outcome)
+    return outcome, still._replace(**moved)
 
 
-def linear_positions(setup):
-    """Positions of the parameters that are solved exactly at every trial."""
-    if isinstance(setup.model, Joint):
-        return list(setup.model.linear)
-    amplitudes = amplitudes_of(setup)
-    return [] if amplitudes is None else list(amplitudes.linear)
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _tangent(setup, structure, floats, leaves, outcome, moving, change):
+    """Tangents of the outcome's floating-point numbers."""
 
+    def lane_of(moving):
+        rest = iter(moving)
+        own = [next(rest) if is_float else leaf for leaf, is_float in zip(leaves, floats, strict=True)]
+        return jax.tree.unflatten(structure, own)
 
-def amplitudes_of(setup):
-    """The `Amplitudes` of a single image's model that are solved exactly, or None."""
-    if not isinstance(setup.likelihood, Gaussian):
-        return None
-    return find_amplitudes(setup.model, setup.coordinates, setup.bounded)
+    def evaluate(moving, z):
+        return evaluation_of(setup, lane_of(moving))(z)
 
+    def results(moving, z):
+        new = evaluate(moving, z)
+        state = lm.init(z)._replace(loss=new.loss, hessian=new.hessian, held=outcome.held)
+        new = describe_end(setup, lane_of(moving), state)
+        return {name: getattr(new, name) for name in ("physical", "stderr", "covariance", "chi2")}
 
-def advance(setup, lane, state, steps):
-    """Go on for at most so many more trials.
-
-    Returns
-    -------
-    lm.State
-    """
-    if setup.coordinates.size == 0:
-        return state
-    function, options = _joint(setup, lane) if isinstance(setup.model, Joint) else _single(setup, lane)
-    return lm.resume(
-        function,
-        state,
-        max_steps=jnp.minimum(state.steps + steps, lane.max_steps),
-        domain=domain_of(setup, lane),
-        rtol=lane.rtol,
-        **options,
-    )
-
-
-def _single(setup, lane):
-    """The function whose loss is lowered, and options of `lm.step`, for one image."""
-    prepared = prepare(lane.image, setup.sampling)
-
-    def pixels(physical, rough):
-        return apply(prepared, setup.model, update(lane.start, setup.coordinates.unflatten(physical)), rough)
-
-    return pixels, {
-        "loss": partial(setup.likelihood.terms, image=lane.image),
-        "amplitudes": amplitudes_of(setup),
-        "evaluate": partial(lm.normal_equations, coordinates=setup.coordinates),
-    }
-
-
-def _joint(setup, lane):
-    """`_single` for a set of images."""
-    equations = joint_equations(setup.model, setup.coordinates, lane.start, lane.image)
-    return equations.function, {"amplitudes": equations.amplitudes, "evaluate": equations.evaluate}
-
-
-def judge(setup, lane, state):
-    """The `Outcome` of a state."""
-    coordinates = setup.coordinates
-    state = lm.settle(state, domain_of(setup, lane))
-    good = used_pixels(lane)
-    if coordinates.size == 0:
-        return _nothing_free(setup, lane, good)
-    dof = good - coordinates.size
-    covariance, undetermined, is_round = physical_covariance(state, coordinates, domain_of(setup, lane))
-    if setup.scale_covariance:
-        covariance = covariance * (2 * state.loss / jnp.maximum(dof, 1).astype(state.loss.dtype))
-    status = jnp.where(state.status == lm.RUNNING, lm.MAX_STEPS, state.status)
-    singular = (status == lm.CONVERGED) & jnp.any(undetermined)
-    return Outcome(
-        physical=coordinates.from_internal(state.params),
-        stderr=jnp.sqrt(jnp.diagonal(covariance)),
-        held=state.held,
-        undetermined=undetermined,
-        covariance=covariance,
-        chi2=2 * state.loss,
-        dof=dof,
-        steps=state.steps,
-        evaluations=state.evaluations,
-        status=jnp.where(singular, lm.SINGULAR, status),
-        round=is_round,
-    )
-
-
-def used_pixels(lane):
-    """Number of pixels that are not ignored, of all images."""
-    return sum(jnp.sum(~image.mask, dtype=jnp.int32) for image in lane.images)
-
-
-def finish(setup, lane, state):
-    """The `Fit` of a state."""
-    return unpack(setup.coordinates, lane.start, judge(setup, lane, state))
-
-
-def domain_of(setup, lane):
-    """Bounds in internal coordinates: the `Domain` of a lane."""
-    return setup.coordinates.domain(lane.limits)
-
-
-def _nothing_free(setup, lane, good):
-    none = jnp.zeros(0, lane.dtype)
-    if isinstance(setup.model, Joint):
-        total = 2 * joint_equations(setup.model, setup.coordinates, lane.start, lane.image).terms(none)[0]
-    else:
-        value = apply(prepare(lane.image, setup.sampling), setup.model, lane.start)
-        total = 2 * jnp.sum(setup.likelihood.terms(value, lane.image).loss)
-    status = jnp.where(jnp.isfinite(total), lm.CONVERGED, lm.NON_FINITE)
-    zero = jnp.zeros((), jnp.int32)
-    return Outcome(
-        physical=none,
-        stderr=none,
-        held=none > 0,
-        undetermined=none > 0,
-        covariance=jnp.zeros((0, 0), lane.dtype),
-        chi2=total,
-        dof=good,
-        steps=zero,
-        evaluations=zero + 1,
-        status=jnp.where(good == 0, lm.NO_DATA, status).astype(jnp.int32),
-        round=jnp.zeros((), bool),
-    )
+    z = setup.coordinates.to_internal(outcome.physical)
+    if z.size == 0:
+        return jax.jvp(lambda own: results(own, z), (moving,), (change,))[1]
+    gradient = lambda own, point: evaluate(own, point).gradient  # noqa: E731
+    domain = lambda own: domain_of(setup, lane_of(own))  # noqa: E731
+    dz = solution_tangent(gradient, domain, z, outcome.held, moving, change)
+    return jax.jvp(results, (moving, z), (change, dz))[1]

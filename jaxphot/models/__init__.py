@@ -5,7 +5,8 @@ interpolated between nodes.
 """
 
 from jaxphot.models import grids, metrics, modifiers, profiles, spirals, views
-from jaxphot.models.combinators import background, extended, linked, many, point, radial, scene
+from jaxphot.models.combinators import Component, background, extended, linked, point, radial, scene
+from jaxphot.models.copies import many
 from jaxphot.models.grids import basis, pixelated, zernike
 from jaxphot.models.skies import bilinear_sky, poly_sky
 from jaxphot.models.skies import flat_sky as _flat_sky
@@ -14,6 +15,7 @@ from jaxphot.models.special import edge_on as _edge_on
 from jaxphot.models.special import gaussian_ellipsoid as _gaussian_ellipsoid
 from jaxphot.models.special import isothermal as _isothermal
 from jaxphot.models.special import mge
+from jaxphot.models.special import noise_floor as _noise_floor
 from jaxphot.models.special import point_source as _point_source
 from jaxphot.models.wavelength import by_wavelength
 
@@ -33,6 +35,7 @@ broken_exponential = radial(profiles.broken_exponential)
 hernquist = radial(profiles.hernquist)
 point_source = point(_point_source)
 flat_sky = background(_flat_sky)
+noise_floor = Component(_noise_floor, "noise")
 plane_sky = background(_plane_sky)
 
 __all__ = [
@@ -60,6 +63,7 @@ __all__ = [
     "mge",
     "modifiers",
     "moffat",
+    "noise_floor",
     "nuker",
     "pixelated",
     "plane_sky",

@@ -7,15 +7,13 @@ identity, so defining a function or lambda again compiles once more.
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxphot.models.metrics import ellipse, own_parameters
 from jaxphot.parameters import Parameter, Partial, check_params, keyword_parameters, parameters
-from jaxphot.pytree import leaves_with_names
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ class Scene:
     def __call__(self, params, x, y):
         """Summed brightness (flux/arcsec²) of all parts but point sources."""
         pairs = self.components(params)
-        values = [model(own, x, y) for model, own in pairs if kind(model) not in ("point", "psf")]
+        values = [model(own, x, y) for model, own in pairs if _has_brightness(model)]
         return sum(values[1:], values[0]) if values else 0 * (x + y)
 
 
@@ -157,63 +155,8 @@ def scene(**parts):
     if not parts:
         raise ValueError("scene: expected at least one part, such as scene(galaxy=jp.models.sersic)")
     for name, model in parts.items():
-        _check_part(name, model)
+        check_part(name, model)
     return Scene(tuple(parts.items()))
-
-
-@dataclass(frozen=True)
-class Many:
-    """Copies of a model, summed; made by `many`."""
-
-    model: Callable
-
-    def parameters(self):
-        """The model's, with a leading axis of any length."""
-        return _with_axis(parameters(self.model))
-
-    def components(self, params):
-        """Those of every copy."""
-        lengths = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(params)}
-        if len(lengths) != 1 or None in lengths:
-            found = ", ".join(f"{name} {np.shape(leaf)}" for name, leaf in leaves_with_names(params))
-            raise ValueError(f"many: expected params with one leading axis, as long as there are copies, got {found}")
-        rows = (jax.tree.map(lambda leaf, k=k: leaf[k], params) for k in range(lengths.pop()))
-        return [pair for own in rows for pair in components(self.model, own)]
-
-    def __call__(self, params, x, y):
-        """Summed brightness (flux/arcsec²) of all copies."""
-        return jnp.sum(jax.vmap(lambda own: self.model(own, x, y))(params), axis=0)
-
-
-def _with_axis(declared):
-    if isinstance(declared, Parameter):
-        return replace(declared, shape=(-1, *declared.shape))
-    return {name: _with_axis(child) for name, child in declared.items()}
-
-
-def many(model):
-    """A number of copies of one model, each with its own parameters, summed.
-
-    Every parameter has a leading axis; its length says how many copies there are. `render` draws them one by one, so
-    that compiling takes the longer the more there are.
-
-    Parameters
-    ----------
-    model : model
-
-    Returns
-    -------
-    Many
-
-    Examples
-    --------
-    >>> import jaxphot as jp
-    >>> stars = many(jp.models.point_source)
-    >>> jp.parameters(stars)["center"].shape  # (N, 2)
-    (-1, 2)
-    """
-    _check_part("many", model)
-    return Many(model)
 
 
 @dataclass(frozen=True)
@@ -275,7 +218,7 @@ def linked(model, view, parameters=None, inverse=None):
     >>> float(jp.render(model, theta, jp.make_image(jnp.zeros((9, 9)), std=1.0)).sum()) > 0
     True
     """
-    _check_part("linked", model)
+    check_part("linked", model)
     for name, function in (("view", view), ("inverse", inverse)):
         if not callable(function) and (name, function) != ("inverse", None):
             raise TypeError(f"linked: {name}: expected a function, got {type(function).__name__}")
@@ -295,7 +238,8 @@ def _thaw(tree):
     return tree if isinstance(tree, Parameter) else {name: _thaw(child) for name, child in tree}
 
 
-def _check_part(name, model):
+def check_part(name, model):
+    """Refuse a part of a combination that is no model."""
     if not callable(model):
         raise TypeError(f"{name}: expected a model such as jp.models.sersic, got {type(model).__name__}")
 
@@ -307,8 +251,13 @@ def components(model, params):
 
 
 def kind(model):
-    """One of extended (convolved), point, background (not convolved), and psf (what the others are seen through)."""
+    """One of extended (convolved), point, background (not convolved), stamped, psf (seen through by others), noise."""
     return getattr(model, "kind", "extended")
+
+
+def _has_brightness(model):
+    """Whether a model can be called: no point source, nor copies of one, nor a PSF."""
+    return kind(getattr(model, "model", model)) not in ("point", "psf")
 
 
 def check_model(model):

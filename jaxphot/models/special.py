@@ -8,12 +8,31 @@ import numpy as np
 from jaxphot.models.combinators import extended
 from jaxphot.models.metrics import to_axes
 from jaxphot.numerics import along_last, bessel_xk1
-from jaxphot.parameters import AxisRatio, Center, EulerAngle, Flux, Intensity, Length, PositionAngle, Radius, vector
+from jaxphot.parameters import (
+    AxisRatio,
+    Center,
+    EulerAngle,
+    Flux,
+    Intensity,
+    Length,
+    NoiseFraction,
+    PositionAngle,
+    Radius,
+    vector,
+)
 
 
 def point_source(*, center: Center, flux: Flux):
     """A star: all its flux at one point; drawn as the image's PSF moved there."""
     return center, flux
+
+
+def noise_floor(x, y, *, f: NoiseFraction):
+    """No light at all: f is the systematic error ÷ the model's pixels; for `likelihood.fractional_floor`."""
+    return 0 * (x + y)
+
+
+noise_floor.start = lambda source: {"f": 0.03}
 
 
 def edge_on(x, y, *, center: Center, PA: PositionAngle, rs: Length, hs: Length, I0: Intensity):

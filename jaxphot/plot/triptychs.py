@@ -12,13 +12,14 @@ from jaxphot.drawing import (
     symmetric_norm,
 )
 from jaxphot.image_sets import separate
+from jaxphot.plot.marks import mark_sky
 from jaxphot.render import DEFAULT_SAMPLING
 
 BRIGHTNESS, RESIDUAL = "inferno", "RdBu_r"
 FLUX, SIGMAS = "flux per pixel", "(data − model) / σ"
 
 
-def triptych(image, model, params, axes=None, *, sampling=DEFAULT_SAMPLING):
+def triptych(image, model, params, axes=None, *, marks=True, sampling=DEFAULT_SAMPLING):
     """Draw data, model and residual side by side, data and model with the same stretch.
 
     Parameters
@@ -27,6 +28,8 @@ def triptych(image, model, params, axes=None, *, sampling=DEFAULT_SAMPLING):
     model : model
     params : dict
     axes : sequence of three matplotlib Axes, optional
+    marks : bool
+        Draw `compass` and `scale_bar` into the first where the image has a place on the sky.
     sampling : rule
         How pixels are integrated.
 
@@ -60,6 +63,8 @@ def triptych(image, model, params, axes=None, *, sampling=DEFAULT_SAMPLING):
     draw_pixels(image, deviation, axes[2], symmetric_norm(deviation), RESIDUAL, label, "top", extend="both")
     for ax in axes[1:]:
         ax.set_ylabel("")
+    if marks:
+        mark_sky(axes[0], image)
     return axes
 
 
