@@ -101,6 +101,7 @@ def measured_start(model, image, known=None):
     check_model(model)
     check_image(image)
     declared = parameters(model)
+    known = {} if known is None else known
     _check_known(known, declared)
     pixels = _Pixels(image)
     _find_psf(model, known, pixels)
