@@ -23,6 +23,7 @@ from jaxphot.image import (
     stack_images,
     unstack_images,
 )
+from jaxphot.image_sets import separate
 from jaxphot.initialize import initialize
 from jaxphot.models import metrics, profiles, psf_models
 from jaxphot.models.combinators import background, extended, linked, point, radial, scene
@@ -30,6 +31,7 @@ from jaxphot.models.copies import many, pad_sources
 from jaxphot.models.psf_models import with_psf
 from jaxphot.models.totals import total_flux
 from jaxphot.parameters import Parameter, parameters
+from jaxphot.planes import share_plane
 from jaxphot.psf import PSF, make_psf
 from jaxphot.render import apply, prepare, render
 from jaxphot.stamps import psf_from_model
@@ -116,6 +118,8 @@ __all__ = [
     "render",
     "sampling",
     "scene",
+    "separate",
+    "share_plane",
     "sky_to_pixel",
     "sky_to_plane",
     "stack_images",

@@ -21,6 +21,7 @@ from jaxphot.hdus import written_at_once
 from jaxphot.models import metrics, modifiers, profiles, psf_models, skies, special, spirals
 from jaxphot.parameters import Parameter, keyword_parameters, parameters
 from jaxphot.pytree import is_concrete, leaves_with_names
+from jaxphot.shared import declarations
 from jaxphot.units import flux_err_to_mag_err, flux_to_mag
 
 _FLUX = u.def_unit("flux")  # stands for the image's unit of data in `Parameter.unit`
@@ -37,7 +38,7 @@ def to_table(fit, ids=None, *, model=None, zeropoint=None, unit=""):
         Of one image or of a batch.
     ids : sequence, optional
         One a fit, for a column `id`; for a single fit also the bare id.
-    model : model, optional
+    model : model, or dict of model, optional
         Says the units of parameters by ``parameters(model)``. Without it they follow from the parameters' names, as
         jaxphot's own profiles, metrics and skies use them; a name that is not among these is dimensionless.
     zeropoint : float or (N,) array, optional
@@ -69,7 +70,7 @@ def to_table(fit, ids=None, *, model=None, zeropoint=None, unit=""):
         fit = jax.tree.map(lambda leaf: leaf[None], fit)
     count = len(fit.status)
     status = np.asarray(fit.status)
-    units = {} if model is None else dict(leaves_with_names(parameters(model)))
+    units = {} if model is None else dict(leaves_with_names(declarations(model)))
     flux_unit = u.Unit(unit)
     magnitude = None if zeropoint is None else _check_zeropoint(zeropoint, count)
     nothing = np.isin(status, (lm.NON_FINITE, lm.NO_DATA))

@@ -6,12 +6,13 @@ import numpy as np
 
 from jaxphot.fitting.bijections import Unbounded
 from jaxphot.fitting.problem import Lane, Setup, make_problem
-from jaxphot.fitting.solve import domain_of, equations_of, start_of, values_of
+from jaxphot.fitting.stages import data_terms, domain_of, evaluation_of, start_of
 from jaxphot.models.combinators import check_model
-from jaxphot.parameters import Parameter, parameters
+from jaxphot.parameters import Parameter
 from jaxphot.priors import as_priors, bounds_of, log_prior
 from jaxphot.pytree import branch, is_concrete, leaves_with_names, pytree, static_field, update
 from jaxphot.render import DEFAULT_SAMPLING
+from jaxphot.shared import declarations
 
 
 @pytree
@@ -44,10 +45,9 @@ class LogDensity:
         vector = self._vector(y)
         inside = self._map.forward(vector)
         physical = coordinates.from_internal(inside)
-        terms = self.setup.likelihood.terms(values_of(self.setup, lane)(physical), lane.image)
-        log_likelihood = self.setup.likelihood.log_normalization(lane.image) - jnp.sum(terms.loss)
+        loss, normalization = data_terms(self.setup, lane, physical)
         prior = log_prior(lane.priors, update(lane.start, coordinates.unflatten(physical)))
-        return log_likelihood + prior + coordinates.log_jacobian(inside) + self._map.log_jacobian(vector)
+        return normalization - loss + prior + coordinates.log_jacobian(inside) + self._map.log_jacobian(vector)
 
     def constrain(self, y):
         """Complete tree of physical parameters."""
@@ -67,9 +67,7 @@ class LogDensity:
         That of the likelihood and the priors; what the Jacobian of the transforms adds is left out.
         """
         vector = self._vector(y)
-        loss = lambda value: self.setup.likelihood.terms(value, self.lane.image)  # noqa: E731
-        evaluate = equations_of(self.setup, self.lane)
-        hessian = evaluate(values_of(self.setup, self.lane), self._map.forward(vector), loss).hessian
+        hessian = evaluation_of(self.setup, self.lane)(self._map.forward(vector)).hessian
         derivative = jax.jacfwd(self._map.forward)(vector)
         return derivative.T @ hessian @ derivative
 
@@ -82,7 +80,7 @@ class LogDensity:
         wanted = [path for path, _ in self.setup.coordinates.paths]
         if names != wanted:
             raise ValueError(f"y: expected a dictionary with the free parameters {', '.join(wanted)}, got {names}")
-        return self.setup.coordinates.flatten(jax.tree.map(jnp.asarray, y), self.lane.image.dtype)
+        return self.setup.coordinates.flatten(jax.tree.map(jnp.asarray, y), self.lane.dtype)
 
 
 def log_density(
@@ -101,8 +99,8 @@ def log_density(
 
     Parameters
     ----------
-    model : model
-    image : Image
+    model : model, or dict of model
+    image : Image, or dict of Image
     priors : dict or callable, optional
         As for `fit`. A parameter without one has a flat prior, in its physical unit, within its bounds.
     params : dict, optional
@@ -125,7 +123,6 @@ def log_density(
     >>> round(float(density(y)), 3)
     -62.079
     """
-    check_model(model)
     if params is None:
         params = _any_params(model, fixed, bounds, priors)
     setup, lane = make_problem(
@@ -139,7 +136,9 @@ def log_density(
 def _any_params(model, fixed, bounds, priors):
     """A tree inside all bounds: a density is the same wherever its free parameters begin."""
     held = [name for name, value in leaves_with_names(fixed or {}) if value is None or value is True]
-    declared = parameters(model)
+    for own in model.values() if isinstance(model, dict) else (model,):
+        check_model(own)
+    declared = declarations(model)
     unknown = [name for name, p in leaves_with_names(declared) if not isinstance(p, Parameter) or -1 in p.shape]
     if held or unknown or not declared:
         why = f"which fixed= holds {', '.join(held)} at" if held else "as the model does not declare all parameters"

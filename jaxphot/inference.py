@@ -13,10 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from jaxphot.fitting.coordinates import make_coordinates
 from jaxphot.fitting.covariance import inverse_where_free
+from jaxphot.fitting.groups import Joint
 from jaxphot.fitting.implicit import free_hessian
-from jaxphot.fitting.problem import make_problem
-from jaxphot.fitting.solve import complete_options, domain_of, equations_of, start_of, values_of
+from jaxphot.fitting.joint import joint_equations
+from jaxphot.fitting.problem import make_joint, make_problem
+from jaxphot.fitting.solve import complete_options
+from jaxphot.fitting.stages import domain_of, evaluation_of, start_of, values_of
 from jaxphot.likelihood import check_likelihood, check_usable, gaussian, log_density
 from jaxphot.models.combinators import check_model
 from jaxphot.noise_models import Correlated, noise_parameters
@@ -26,17 +30,21 @@ from jaxphot.render import DEFAULT_SAMPLING, apply, check_image, prepare
 from jaxphot.sampling import check_sampling
 
 
-def log_likelihood(model, params, image, likelihood=None, sampling=DEFAULT_SAMPLING):
+def log_likelihood(model, params, image, likelihood=None, sampling=DEFAULT_SAMPLING, *, per_image=None):
     """Logarithm of the probability density of the data, given the model with these parameters.
 
     Parameters
     ----------
-    model : model
+    model : model, or dict of model
     params : dict
-    image : Image
+        For a set of images that of the whole set, as in `fit`; transforms under ``_image`` included.
+    image : Image, dict of Image, or a stack with `per_image`
     likelihood : likelihood, optional
-        Gaussian by default.
+        Gaussian by default; for a set also a dictionary.
     sampling : rule
+        For a set also a dictionary.
+    per_image : sequence of str, optional
+        Key paths of parameters that each image of a stack has its own of, as for `fit`.
 
     Returns
     -------
@@ -50,6 +58,9 @@ def log_likelihood(model, params, image, likelihood=None, sampling=DEFAULT_SAMPL
     >>> round(float(log_likelihood(jp.models.flat_sky, {"I0": 1.0}, image)), 4)
     -3.6758
     """
+    if isinstance(model, dict) or isinstance(image, dict) or per_image is not None:
+        joint, theta, stacks = make_joint(model, params, image, likelihood, sampling, per_image)
+        return _joint_log_likelihood(joint, theta, stacks)
     likelihood, params = _checked(model, params, image, likelihood, sampling)
     return _log_likelihood(model, params, image, likelihood, sampling)
 
@@ -69,6 +80,13 @@ def _checked(model, params, image, likelihood, sampling):
 def _log_likelihood(model, params, image, likelihood, sampling):
     value = apply(prepare(image, sampling), model, params)
     return log_density(likelihood, model, params, value, image)
+
+
+@partial(jax.jit, static_argnums=0)
+def _joint_log_likelihood(joint, theta, stacks):
+    equations = joint_equations(joint, make_coordinates({}, (), ()), theta, stacks)
+    loss, normalization = equations.terms(jnp.zeros(0, stacks[0].dtype))
+    return normalization - loss
 
 
 def simulate(model, params, image, key, likelihood=None, sampling=DEFAULT_SAMPLING):
@@ -201,7 +219,7 @@ def _robust(setup, lane, block):
     coordinates, domain = setup.coordinates, domain_of(setup, lane)
     z = coordinates.to_internal(start_of(setup, lane))
     loss = partial(setup.likelihood.terms, image=lane.image)
-    evaluate = partial(equations_of(setup, lane), values_of(setup, lane), loss=loss)
+    evaluate = evaluation_of(setup, lane)
     here = evaluate(z)
     basis = domain.basis(z)
     basis = jnp.eye(z.size, dtype=z.dtype) if basis is None else basis
@@ -255,6 +273,8 @@ def robust_errors(model, fit, image, *, block=1, **options):
     if isinstance(block, bool) or int(block) != block or block < 1:
         raise ValueError(f"block: expected an integer ≥ 1, got {block!r}")
     setup, lane = problem_at(model, fit, image, options)
+    if isinstance(setup.model, Joint):
+        raise ValueError("model: robust_errors is for a model and an image, not yet for sets of images")
     if isinstance(setup.likelihood, Correlated):
         raise ValueError("likelihood: correlated() has no scores of single pixels; fit with gaussian() and use block=")
     covariance = _robust(setup, lane, int(block))
@@ -294,8 +314,7 @@ def laplace(model, fit, image, key, count=1000, **options):
 def _laplace(setup, lane, key, count):
     domain = domain_of(setup, lane)
     z = setup.coordinates.to_internal(start_of(setup, lane))
-    loss = partial(setup.likelihood.terms, image=lane.image)
-    here = equations_of(setup, lane)(values_of(setup, lane), z, loss)
+    here = evaluation_of(setup, lane)(z)
     basis = domain.basis(z)
     basis = jnp.eye(z.size, dtype=z.dtype) if basis is None else basis
     held = domain.outward(z, basis.T @ here.gradient)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxphot.image_sets import make_set
+from jaxphot.joint_start import common, joint_start
 from jaxphot.measure import Pixels
 from jaxphot.models.combinators import Linked, Scene, check_model, kind
 from jaxphot.models.copies import Many
@@ -20,7 +22,7 @@ from jaxphot.render import check_image
 _MOST_PIXELS = 4000  # on which alternatives are compared
 
 
-def initialize(model, image, known=None):
+def initialize(model, image, known=None, *, per_image=None):
     """Starting values for a fit, measured from the image.
 
     The sky level is taken out first (clipped median of the border, then of what lies beyond the source). Centre, axis
@@ -34,13 +36,19 @@ def initialize(model, image, known=None):
     of them: the one with which the model is most like the pixels is taken, as for spirals. A PSF that is fitted starts
     from stars whose centres are known, or as wide as 3 pixels.
 
+    For a set of images (see `fit`) this is done in each, in the plane of the first one; what they share is averaged,
+    weighted by their signal-to-noise ratios. Every view needs an inverse then, which may return the part of the
+    parameters that its image tells.
+
     Parameters
     ----------
-    model : model
-    image : Image
+    model : model, or dict of model
+    image : Image, dict of Image, or a stack with `per_image`
     known : dict, optional
         Partial tree of values to take as they are; a known centre says which source to measure, and `many` needs the
         centres of its copies. For a `linked` model these are the view's parameters; it must have an inverse.
+    per_image : sequence of str, optional
+        Key paths of parameters that each image of a stack has its own of, as for `fit`.
 
     Returns
     -------
@@ -61,6 +69,12 @@ def initialize(model, image, known=None):
     >>> [round(float(v)) for v in start["center"]]
     [22, 19]
     """
+    if isinstance(model, dict) or isinstance(image, dict) or per_image is not None:
+        known = {} if known is None else known
+        images, image = make_set(model, image, per_image)
+        _check_known(known, images.parameters())
+        start = joint_start(images, image, known, measured_start)
+        return _as_arrays(start, jax.tree.leaves(image)[0].dtype, jnp.asarray)
     return _as_arrays(measured_start(model, image, known), image.dtype, jnp.asarray)
 
 
@@ -151,7 +165,7 @@ def _start(model, declared, known, pixels, has_sky, shared, prefix, missing):
             missing.append(f"{prefix or 'params'} (linked without inverse=)")
             return known
         inner = parameters(model.model)
-        own = _start(model.model, inner, _common(known, inner), pixels, has_sky, shared, prefix, missing)
+        own = _start(model.model, inner, common(known, inner), pixels, has_sky, shared, prefix, missing)
         return known if missing else update(model.inverse(_as_arrays(own, np.float64)), known)
     if isinstance(model, Many):
         if "center" not in known:
@@ -178,13 +192,6 @@ def _start(model, declared, known, pixels, has_sky, shared, prefix, missing):
         else:
             start[key] = value if key in known else np.broadcast_to(_inside(value, parameter), parameter.shape)
     return update(start, known)
-
-
-def _common(known, declared):
-    """The part of a tree whose key paths are declared."""
-    if not isinstance(known, dict) or isinstance(declared, Parameter):
-        return known
-    return {key: _common(value, declared[key]) for key, value in known.items() if key in declared}
 
 
 def _inside(value, parameter):

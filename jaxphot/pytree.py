@@ -43,6 +43,19 @@ def update(base, changes):
     return {**base, **{key: update(base.get(key), value) for key, value in changes.items()}}
 
 
+def subtree(tree, names):
+    """The leaves of a nested dictionary with the given key paths, nested as they were."""
+    pruned = {}
+    for name, leaf in leaves_with_names(tree):
+        if name in names:
+            *branch, key = name.split(".")
+            node = pruned
+            for part in branch:
+                node = node.setdefault(part, {})
+            node[key] = leaf
+    return pruned
+
+
 def branch(path, leaf):
     """The nested dictionary of one leaf with a key path such as ``galaxy.n``."""
     for key in reversed(path.split(".")):

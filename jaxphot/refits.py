@@ -14,11 +14,12 @@ from jaxphot.fitting import lm
 from jaxphot.fitting.batch import fit_batch
 from jaxphot.fitting.multistart import spread
 from jaxphot.fitting.problem import make_problem
-from jaxphot.fitting.solve import begin, complete_options
+from jaxphot.fitting.solve import complete_options
+from jaxphot.fitting.stages import begin
 from jaxphot.inference import held_fixed, simulate
-from jaxphot.parameters import parameters
 from jaxphot.pytree import branch, leaves_with_names, update
 from jaxphot.render import check_image
+from jaxphot.shared import declarations
 
 
 def parametric(key, model, fit, image, likelihood, sampling):
@@ -131,7 +132,7 @@ def _grid(model, fit, name, best, options):
     if not error > 0:
         raise ValueError(f"values: needed, as the fit knows no error of {name}")
     users = dict(leaves_with_names(options.get("bounds") or {}))
-    low, high = users.get(name, dict(leaves_with_names(parameters(model)))[name].bounds)
+    low, high = users.get(name, dict(leaves_with_names(declarations(model)))[name].bounds)
     inside = np.clip(best + error * np.linspace(-3, 3, 13), low, high)
     return np.unique(inside[(inside > low) | (low != 0)])
 

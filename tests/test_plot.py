@@ -371,3 +371,23 @@ def test_bad_input():
         jp.plot.model(image, MODEL, {**PARAMS, "galaxy": {}}, sampling=MIDPOINT)
     with pytest.raises(TypeError, match="image: it is traced"):
         jax.jit(lambda image: jp.plot.image(image) and 0)(image)
+
+
+def test_joint_draws_a_row_for_each_image():
+    """The rows are the triptychs of what each image is explained by."""
+    images = {
+        key: jp.make_image(np.full((6, 7), level), std=1.0, transform=jp.make_linear(pixelscale=0.3, crval=(10.0, dec)))
+        for key, level, dec in (("g", 1.0, 20.0), ("r", 2.0, 20.001))
+    }
+    models = jp.models.by_wavelength(jp.models.flat_sky, {"g": 1.0, "r": 2.0})
+    params = {"I0": {"g": 1.0 / 0.09, "r": 1.0 / 0.09}}
+    axes = jp.plot.joint(images, models, params)
+    assert axes.shape == (2, 3)
+    assert axes[1, 0].get_ylabel().startswith("r:")
+    drawn = [np.ma.filled((ax.images or ax.collections)[0].get_array(), np.nan) for ax in axes[:, 2]]
+    np.testing.assert_allclose(np.nanmean(drawn[0]), 0.0, atol=1e-6)
+    np.testing.assert_allclose(np.nanmean(drawn[1]), 1.0, atol=1e-6)
+    assert axes[1, 0].get_ylim()[0] > 2  # 0.001° North of the first
+    with pytest.raises(ValueError, match=r"axes: expected shape \(2, 3\)"):
+        jp.plot.joint(images, models, params, axes=axes[:1])
+    plt.close("all")

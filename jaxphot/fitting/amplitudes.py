@@ -62,15 +62,8 @@ class Amplitudes:
         at = np.asarray(self.linear)
         hessian = new.hessian[np.ix_(at, at)]
         gradient = new.gradient[at]
-        tiny = 4 * z.size * jnp.finfo(z.dtype).eps
-        nothing = jnp.zeros(at.size, bool)
-        delta = solve_scaled(hessian, -gradient, tiny, nothing)
-        if self.bounded:  # one that would leave its bounds is put there, and the others are solved again
-            clipped = jnp.clip(z[at] + delta, lower[at], upper[at])
-            outside = clipped != z[at] + delta
-            fixed = jnp.where(outside, clipped - z[at], 0)
-            rest = solve_scaled(hessian, -(gradient + hessian @ fixed), tiny, outside)
-            delta = jnp.clip(z[at] + jnp.where(outside, fixed, rest), lower[at], upper[at]) - z[at]
+        bounds = (lower[at], upper[at]) if self.bounded else None
+        delta = best_change(z[at], hessian, gradient, bounds, z.size)
 
         scale = jnp.ones_like(z)
         if self.scales:
@@ -86,6 +79,29 @@ class Amplitudes:
             hessian=scale[:, None] * new.hessian * scale[None, :],
         )
         return z.at[at].add(delta), moved
+
+
+def best_change(amplitudes, hessian, gradient, bounds, size):
+    """The change of amplitudes that minimises a quadratic loss.
+
+    Parameters
+    ----------
+    amplitudes, gradient : (A,) arrays
+    hessian : (A, A) array
+    bounds : (lower, upper) or None
+        One that would leave its bounds is put there, and the others are solved again.
+    size : int
+        Number of all parameters.
+    """
+    tiny = 4 * size * jnp.finfo(amplitudes.dtype).eps
+    delta = solve_scaled(hessian, -gradient, tiny, jnp.zeros(amplitudes.size, bool))
+    if bounds is None:
+        return delta
+    clipped = jnp.clip(amplitudes + delta, *bounds)
+    outside = clipped != amplitudes + delta
+    fixed = jnp.where(outside, clipped - amplitudes, 0)
+    rest = solve_scaled(hessian, -(gradient + hessian @ fixed), tiny, outside)
+    return jnp.clip(amplitudes + jnp.where(outside, fixed, rest), *bounds) - amplitudes
 
 
 def find_amplitudes(model, coordinates, bounded=()):

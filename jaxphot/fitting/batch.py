@@ -24,10 +24,11 @@ from tqdm import tqdm
 
 from jaxphot.fitting import lm
 from jaxphot.fitting.chunks import ItemError, Lanes, Source, read_lanes
-from jaxphot.fitting.problem import check_number
+from jaxphot.fitting.problem import check_number, declared
 from jaxphot.fitting.schedules import SMALLEST_TOGETHER, Task, power_of_two, run_mapped, run_stepped
 from jaxphot.fitting.solve import complete_options
 from jaxphot.image import Image, unstack_images
+from jaxphot.image_sets import hashable
 from jaxphot.likelihood import check_likelihood
 from jaxphot.models.combinators import check_model
 from jaxphot.priors import as_priors
@@ -77,13 +78,16 @@ def fit_batch(
 
     Parameters
     ----------
-    model : model, or sequence of N models
-        One for all images, or one for each: those with the same model, and of the same kind, are fitted together.
+    model : model, sequence of N models, or dict of model
+        One for all images, or one for each: those with the same model, and of the same kind, are fitted together. A
+        dictionary for sets of images, each fitted as one (see `fit`).
     params : dict, or sequence of N dicts
         Starts; leaves with a leading axis N, or without one where all images share the value. One outside its bounds
         is moved to them. With a model for each image, a dictionary for each.
     images : Image, or iterable of Image
-        A stack, or images that `stack_images` can stack; an iterator is read a chunk at a time.
+        A stack, or images that `stack_images` can stack; an iterator is read a chunk at a time. Sets of images are a
+        dictionary of stacks, or an iterable of dictionaries; with ``per_image=`` one more axis, or an iterable of
+        stacks.
     starts : int
         Fit every image from this many starts: the given one, and others around it (always the same). The best end is
         kept; `Fit.multimodal` says where another start converged to another minimum.
@@ -128,7 +132,11 @@ def fit_batch(
     several = isinstance(model, (list, tuple))
     results = _Listed(len(model)) if several else _Joined()
     try:
-        groups = _groups(model, params, images, *own) if several else [(None, model, params, Source(images), *own)]
+        if several:
+            groups = _groups(model, params, images, *own)
+        else:
+            dimensions = 2 if options.get("per_image") is None else 3
+            groups = [(None, hashable(model), params, Source(images, dimensions=dimensions), *own)]
         count = len(model) if several else groups[0][3].count
         with tqdm(total=count, disable=not progress, unit="fit") as bar:
             for places, *problem in groups:
@@ -172,12 +180,13 @@ def batch_settings(starts, precision, chunk, devices, schedule, options):
     for name, value in numbers.items():
         check_number(name, value, 0)
     numbers["max_steps"] = np.int32(numbers["max_steps"])  # as a lane counts its steps
-    check_sampling(options["sampling"])
-    if options["likelihood"] is not None:
-        check_likelihood(options["likelihood"])
-    if options["window"] is not None:
-        options["window"] = tuple(options["window"])
+    for name, check in (("sampling", check_sampling), ("likelihood", check_likelihood)):
+        if options[name] is not None and not isinstance(options[name], dict):
+            check(options[name])
     options["priors"] = as_priors(options["priors"])
+    if options["window"] is not None and not isinstance(options["window"], dict):
+        options["window"] = tuple(options["window"])
+    options = {name: hashable(value) for name, value in options.items()}
     del options["fixed"], options["bounds"]
     schedule, workers, count = _workers(schedule, devices)
     return _Settings(starts, precision, chunk, schedule, workers, count, numbers, tuple(sorted(options.items())))
@@ -280,9 +289,8 @@ class _Listed:
 
 def _run(settings, model, params, source, fixed, bounds, report):
     """Fit images of one kind with one model."""
-    check_model(model)
-    dtypes = phases(settings, source.first)
-    lanes = Lanes(model, params, fixed, bounds, source.count, dtypes[-1])
+    dtypes = phases(settings, source.members[0])
+    lanes = Lanes(declared(model, source.first, settings.options), params, fixed, bounds, source.count, dtypes[-1])
     size = chunk_size(settings, source, lanes.scalars, dtypes[-1])
     chunks = read_lanes(source, lanes, size, settings.lanes, dtypes[-1])
     dispatch(compiled_chunk(settings, model, dtypes), chunks, settings.workers, report)
@@ -311,11 +319,8 @@ def chunk_size(settings, source, scalars, dtype):
         return max(power_of_two(int(settings.chunk)), -(-SMALLEST_TOGETHER // starts))
     stats = settings.workers[0].memory_stats() or {}
     free = stats.get("bytes_limit", 4 << 30) - stats.get("bytes_in_use", 0)
-    image = source.first
-    (ny, nx), stamp = image.shape, (0, 0) if image.psf is None else image.psf.shape
-    fine = 1 if image.psf is None else image.psf.oversample**2
     # value and derivatives a few times over: as pixels, transformed and weighted
-    bytes_a_lane = 6 * (scalars + 2) * fine * (ny + stamp[0]) * (nx + stamp[1]) * np.dtype(dtype).itemsize * starts
+    bytes_a_lane = 6 * (scalars + 2) * source.cells * np.dtype(dtype).itemsize * starts
     at_once = len(settings.workers) // settings.devices  # chunks on one device
     fitting = max(int(0.6 * free / at_once / bytes_a_lane), 1)
     size = min(max(_LARGEST_STEPPED // starts, 1), 1 << (fitting.bit_length() - 1))

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxphot.fitting.schedules import cast
 from jaxphot.image import Image, check_same_kind
-from jaxphot.parameters import Parameter, parameters
+from jaxphot.parameters import Parameter
 from jaxphot.pytree import leaves_with_names
 
 _END = object()
@@ -20,38 +20,59 @@ class ItemError(Exception):
 class Source:
     """Images, of which nothing is held that is not being fitted: a stack, a sequence or any other iterable.
 
+    An item may be a set: a dictionary of images, or a stack of its own.
+
     Attributes
     ----------
-    first : Image
+    first : Image, or a set of them
     count : int or None
         None for an iterator, whose end nobody knows.
     """
 
-    def __init__(self, images, places=None):
-        self._places = places
-        if isinstance(images, Image):
-            if images.data.ndim != 3:
-                raise ValueError(f"images: expected a stack with data of shape (N, ny, nx), got {images.data.shape}")
-            self._check_count(len(images.data), "a stack of none")
-            self.count = len(images.data)
+    def __init__(self, images, places=None, dimensions=2):
+        self._places, self._dimensions = places, dimensions
+        if isinstance(images, (Image, dict)):
+            found = _members(images)
+            lengths = set()
+            for image in found:
+                if not isinstance(image, Image):
+                    raise TypeError(f"images: expected a stack or an iterable of images, got {type(image).__name__}")
+                if image.data.ndim != dimensions + 1:
+                    shape = "(N, ny, nx)" if dimensions == 2 else "(N, M, ny, nx)"
+                    raise ValueError(f"images: expected a stack with data of shape {shape}, got {image.data.shape}")
+                lengths.add(len(image.data))
+            if len(lengths) > 1:
+                raise ValueError(f"images: expected stacks of one length, got {', '.join(map(str, sorted(lengths)))}")
+            self.count = max(lengths, default=0)
+            self._check_count(self.count, "a stack of none")
             self._stack = jax.tree.map(np.asarray, images)
             self.first = jax.tree.map(lambda leaf: leaf[0], self._stack)
             return
-        if isinstance(images, dict) or not hasattr(images, "__iter__"):
+        if not hasattr(images, "__iter__"):
             raise TypeError(f"images: expected a stack or an iterable of images, got {type(images).__name__}")
         self._stack = None
         self.count = len(images) if hasattr(images, "__len__") else None
         self._check_count(self.count, "none")
         if isinstance(images, (list, tuple)):  # they are here anyway: say what is wrong before the first fit
             for number, image in enumerate(images):
-                _check_item(images[0], image, number)
+                _check_item(images[0], image, number, dimensions)
         images = iter(images)
-        head, error = _read(images, 1, 0, None)
+        head, error = _read(images, 1, 0, None, dimensions)
         if error is not None:
             raise error
         self._check_count(len(head), "an iterator of none")
         self.first = head[0]
         self._images = chain(head, images)
+
+    @property
+    def members(self):
+        """The images of the first item."""
+        return _members(self.first)
+
+    @property
+    def cells(self):
+        """Number of cells that the images of an item are drawn on."""
+        return sum(_cells(image) for image in self.members)
 
     def place(self, number):
         """What the user calls the image with this number."""
@@ -79,7 +100,7 @@ class Source:
             return
         at, error = 0, None
         while error is None:
-            items, error = _read(self._images, size, at, self.first)
+            items, error = _read(self._images, size, at, self.first, self._dimensions)
             if items:
                 filled = items + [items[-1]] * (size - len(items))
                 yield at, len(items), jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
@@ -89,7 +110,13 @@ class Source:
         raise error
 
 
-def _read(images, size, at, first):
+def _cells(image):
+    (ny, nx), stamp = image.shape, (0, 0) if image.psf is None else image.psf.data.shape[-2:]
+    fine = 1 if image.psf is None else image.psf.oversample**2
+    return fine * (ny + stamp[0]) * (nx + stamp[1]) * int(np.prod(image.data.shape[:-2]))
+
+
+def _read(images, size, at, first, dimensions):
     """Up to `size` of the next images, and the ItemError that ended the reading early (or None)."""
     items = []
     while len(items) < size:
@@ -103,20 +130,30 @@ def _read(images, size, at, first):
         if image is _END:
             break
         try:
-            _check_item(image if first is None else first, image, number)
+            _check_item(image if first is None else first, image, number, dimensions)
         except (TypeError, ValueError) as error:
             return items, ItemError(str(error))
         items.append(image)
     return items, None
 
 
-def _check_item(first, image, number):
-    if not isinstance(image, Image):
-        raise TypeError(f"images[{number}]: expected an Image, got {type(image).__name__}")
-    if image.data.ndim != 2:
-        raise ValueError(f"images[{number}]: expected one image, got data of shape {image.data.shape}")
-    if _signature(image) != _signature(first):  # quicker than to look for words every time
-        check_same_kind(first, image, number)
+def _members(item):
+    """The images of an item: one, or those of a dictionary."""
+    return list(item.values()) if isinstance(item, dict) else [item]
+
+
+def _check_item(first, item, number, dimensions):
+    if isinstance(first, dict) and not (isinstance(item, dict) and item.keys() == first.keys()):
+        raise ValueError(f"images[{number}]: expected a dictionary of images {', '.join(first)} like images[0]")
+    for image in _members(item):
+        if not isinstance(image, Image):
+            raise TypeError(f"images[{number}]: expected an Image, got {type(image).__name__}")
+        if image.data.ndim != dimensions:
+            wanted = "one image" if dimensions == 2 else "a stack of images"
+            raise ValueError(f"images[{number}]: expected {wanted}, got data of shape {image.data.shape}")
+    if _signature(item) != _signature(first):  # quicker than to look for words every time
+        for image, other in zip(_members(first), _members(item), strict=True):
+            check_same_kind(image, other, number)
 
 
 def _signature(image):
@@ -133,8 +170,8 @@ class Lanes:
         Number of parameters, estimated where the model declares none.
     """
 
-    def __init__(self, model, params, fixed, bounds, count, dtype):
-        self._shapes = {name: p.shape for name, p in leaves_with_names(parameters(model)) if isinstance(p, Parameter)}
+    def __init__(self, declared, params, fixed, bounds, count, dtype):
+        self._shapes = {name: p.shape for name, p in leaves_with_names(declared) if isinstance(p, Parameter)}
         self._count, self._dtype = count, dtype
         self._longest, self._named = None, None
         self._trees = {}
@@ -223,15 +260,15 @@ def read_lanes(source, lanes, size, extra, dtype):
 
 def _checked_cast(source, images, dtype, at):
     """Images in another dtype; a weight that it cannot hold is an error."""
-    if images.data.dtype == dtype:
+    if _members(images)[0].data.dtype == dtype:
         return images
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         converted = cast(images, dtype)
-    used = np.isfinite(images.data) & np.isfinite(images.ivar) & (images.ivar > 0)
-    lost = used & ~(np.isfinite(converted.ivar) & (converted.ivar > 0) & np.isfinite(converted.data))
-    if lost.any():
-        number = source.place(at + int(np.argmax(lost.reshape(len(lost), -1).any(axis=1))))
-        raise ItemError(
-            f"precision: images[{number}] has data or ivar that {np.dtype(dtype).name} cannot hold; use another unit"
-        )
+    for old, new in zip(_members(images), _members(converted), strict=True):
+        used = np.isfinite(old.data) & np.isfinite(old.ivar) & (old.ivar > 0)
+        lost = used & ~(np.isfinite(new.ivar) & (new.ivar > 0) & np.isfinite(new.data))
+        if lost.any():
+            number = source.place(at + int(np.argmax(lost.reshape(len(lost), -1).any(axis=1))))
+            name = np.dtype(dtype).name
+            raise ItemError(f"precision: images[{number}] has data or ivar that {name} cannot hold; use another unit")
     return converted

@@ -13,7 +13,8 @@ from jaxphot.fitting.multistart import scales
 from jaxphot.fitting.penalty import penalty
 from jaxphot.fitting.problem import check_number, make_problem
 from jaxphot.fitting.result import unpack
-from jaxphot.fitting.solve import begin, complete_options, describe_end, domain_of, equations_of, values_of
+from jaxphot.fitting.solve import complete_options
+from jaxphot.fitting.stages import begin, data_terms, describe_end, domain_of, evaluation_of
 
 _NEAR = 1e-3  # of an interval: as close to a bound is at it
 _LBFGS = optax.lbfgs()  # one object: another would compile again
@@ -99,12 +100,10 @@ def _solve(setup, optimizer, steps, lane, tolerance, patience):
     z = begin(setup, lane).params
     y, unit = bounded.inverse(z), scales(setup, lane, z)
     unit = jnp.where(unit > 0, unit, jnp.maximum(jnp.abs(z), 1))
-    terms = partial(setup.likelihood.terms, image=lane.image)
-    values = values_of(setup, lane)
 
     def loss(u):
         physical = coordinates.from_internal(bounded.forward(y + unit * u))
-        total = jnp.sum(terms(values(physical)).loss)
+        total = data_terms(setup, lane, physical)[0]
         return total + penalty(lane.priors, coordinates, lane.start, physical) if lane.priors else total
 
     optimizer = optax.with_extra_args_support(optimizer)
@@ -139,8 +138,7 @@ def _solve(setup, optimizer, steps, lane, tolerance, patience):
 
 def _outcome(setup, lane, z, state, patience, tolerance):
     """What `fit` says of an end, of this one."""
-    loss, domain = partial(setup.likelihood.terms, image=lane.image), domain_of(setup, lane)
-    here = equations_of(setup, lane)(values_of(setup, lane), z, loss)
+    domain, here = domain_of(setup, lane), evaluation_of(setup, lane)(z)
     z = _snapped(z, here.gradient, domain)
     basis = domain.basis(z)
     basis = jnp.eye(z.size, dtype=z.dtype) if basis is None else basis

@@ -9,8 +9,8 @@ import numpy as np
 from jaxphot.fitting import lm
 from jaxphot.fitting.problem import make_problem
 from jaxphot.fitting.result import Fit
-from jaxphot.fitting.solve import advance, begin, complete_options, finish
-from jaxphot.models.combinators import check_model
+from jaxphot.fitting.solve import complete_options
+from jaxphot.fitting.stages import advance, begin, finish
 
 
 class History(NamedTuple):
@@ -57,7 +57,6 @@ def fit_history(model, params, image, **options):
     >>> bool(history.chi2[-1] <= history.chi2[0])
     True
     """
-    check_model(model)
     setup, lane = make_problem(model, params, image, **complete_options("fit_history", options))
     state = jax.jit(begin, static_argnums=0)(setup, lane)
     step = jax.jit(partial(advance, steps=1), static_argnums=0)

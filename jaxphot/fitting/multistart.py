@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxphot.fitting import lm
-from jaxphot.fitting.solve import amplitudes_of, domain_of
+from jaxphot.fitting.groups import Joint
+from jaxphot.fitting.stages import domain_of, linear_positions, used_pixels
 from jaxphot.parameters import describe, parameters
 from jaxphot.pytree import leaves_with_names
 
@@ -69,22 +70,25 @@ def scales(setup, lane, z):
         else:
             relative[numbers] = _RELATIVE
     own[np.ravel(coordinates.pairs).astype(int)] = _SHEAR
-    amplitudes = amplitudes_of(setup)
-    relative[[] if amplitudes is None else list(amplitudes.linear)] = 0  # solved exactly wherever they start
+    relative[linear_positions(setup)] = 0  # solved exactly wherever they start
     scales = jnp.asarray(own, z.dtype) + jnp.asarray(relative, z.dtype) * jnp.abs(z)
     if not positions:
         return scales
-    pixel = _PIXELS * _pixel_size(lane.image)
+    pixel = _PIXELS * _pixel_size(lane)
     lengths = [jnp.hypot(pixel, _RADII * jnp.exp(z[radii[b]])) if b in radii else pixel for _, b in positions]
     return scales.at[np.asarray([number for number, _ in positions])].set(jnp.stack(lengths))
 
 
 def _described(setup, lane):
-    return dict(leaves_with_names(describe(parameters(setup.model), lane.start)))
+    declared = setup.model.declared if isinstance(setup.model, Joint) else parameters(setup.model)
+    return dict(leaves_with_names(describe(declared, lane.start)))
 
 
-def _pixel_size(image):
-    """Side of the middle pixel, arcsec."""
+def _pixel_size(lane):
+    """Side of the middle pixel of the (first) image, arcsec."""
+    image = lane.images[0]
+    if isinstance(lane.image, tuple):
+        image = jax.tree.map(lambda leaf: leaf[0], image)
     ny, nx = image.shape
     i, j = jnp.asarray((nx - 1) / 2, image.dtype), jnp.asarray((ny - 1) / 2, image.dtype)
     return jnp.sqrt(jnp.abs(image.transform.pixel_area(i, j))).astype(image.dtype)
@@ -110,7 +114,7 @@ def choose(setup, lane, states):
     ends = jax.vmap(lm.settle, (0, None))(states, domain_of(setup, lane))
     z, size = ends.params, ends.params.shape[1]
     loss = jnp.where(jnp.isfinite(ends.loss), ends.loss, jnp.inf)
-    good = jnp.sum(~lane.image.mask, dtype=jnp.int32)
+    good = used_pixels(lane)
     # χ² is measured in that of a datum, so that the scale of the weights does not matter
     unit = 2 * jnp.min(loss) / jnp.maximum(good - size, 1).astype(z.dtype)
     rounding = 4 * jnp.max(states.rounding)

@@ -8,15 +8,19 @@ import numpy as np
 
 from jaxphot.fitting import lm
 from jaxphot.fitting.coordinates import Coordinates, make_coordinates
+from jaxphot.fitting.groups import Joint, make_groups, positions, separable
 from jaxphot.image import crop
+from jaxphot.image_sets import Named, check_overlap, crop_images, free_of, make_set, unlinked
 from jaxphot.likelihood import check_likelihood, check_usable, gaussian
 from jaxphot.models.combinators import check_model
+from jaxphot.noise_models import Correlated, Gaussian
 from jaxphot.numerics import array_namespace
-from jaxphot.parameters import check_params, describe, parameters
+from jaxphot.parameters import Parameter, check_params, describe, parameters
 from jaxphot.priors import as_priors, as_pytree, bounds_of
-from jaxphot.pytree import branch, is_concrete, leaves_with_names, update
-from jaxphot.render import check_image
+from jaxphot.pytree import branch, is_concrete, leaves_with_names, subtree, update
+from jaxphot.render import DEFAULT_SAMPLING, check_image
 from jaxphot.sampling import check_sampling
+from jaxphot.shared import is_below
 
 
 class Setup(NamedTuple):
@@ -24,7 +28,7 @@ class Setup(NamedTuple):
 
     Attributes
     ----------
-    model : model
+    model : model or Joint
     coordinates : Coordinates
     bounded : tuple of str
         Key paths of free parameters with bounds of the user's.
@@ -32,6 +36,8 @@ class Setup(NamedTuple):
     sampling : rule
     scale_covariance : bool
     has_priors : bool
+    is_linear : bool
+        The model is linear in all that is free: the first step leads to the solution.
     """
 
     model: object
@@ -41,6 +47,7 @@ class Setup(NamedTuple):
     sampling: object
     scale_covariance: bool
     has_priors: bool = False
+    is_linear: bool = False
 
 
 class Lane(NamedTuple):
@@ -50,7 +57,8 @@ class Lane(NamedTuple):
     ----------
     start : dict
         Complete tree of parameters.
-    image : Image
+    image : Image, or tuple of stacks
+        Of a `Joint`: one a group.
     limits : tuple of arrays
         Bounds in internal coordinates, as `Coordinates.limits` makes them.
     rtol, max_steps : scalars
@@ -68,9 +76,19 @@ class Lane(NamedTuple):
     pairs: tuple | None = None
     priors: dict = {}  # noqa: RUF012
 
+    @property
+    def images(self):
+        """The image, or all stacks of images."""
+        return self.image if type(self.image) is tuple else (self.image,)
+
+    @property
+    def dtype(self):
+        """Of all images."""
+        return self.images[0].dtype
+
 
 def make_problem(
-    model, params, image, *, fixed, bounds, window, likelihood, sampling, max_steps, rtol, scale_covariance, priors=None
+    model, params, image, *, max_steps, rtol, per_image=None, transform_free=None, linear=None, priors=None, **options
 ):
     """Check the arguments of `fit` (see there) and sort them into what is compiled and what is computed with.
 
@@ -78,6 +96,47 @@ def make_problem(
     -------
     Setup, Lane
     """
+    check_number("max_steps", max_steps, 0)
+    if rtol is not None:
+        check_number("rtol", rtol, 0)
+    numbers = lm.RTOL if rtol is None else rtol, max_steps
+    priors = as_priors(priors)
+    options["bounds"] = _with_priors(options["bounds"], priors)
+    args, several = (model, params, image, numbers), (per_image, transform_free, linear, bool(priors))
+    if isinstance(model, (dict, Named)) or isinstance(image, dict) or per_image is not None or transform_free:
+        setup, lane = _joint_problem(*args, *several, **options)
+    else:
+        setup, lane = _problem(*args, **options)
+        if linear is not None and _is_linear(setup, lane, linear, bool(priors)):
+            setup = setup._replace(is_linear=True)
+        elif linear is not None:
+            setup, lane = _joint_problem(*args, *several, **options)
+    _check_known("priors", {name for name, _ in priors if name}, lane.start)
+    return setup._replace(has_priors=bool(priors)), lane._replace(priors=as_pytree(priors, lane.dtype))
+
+
+def declared(model, image, options):
+    """What is declared of all parameters of a fit with these (name, value) of options."""
+    several = {name: value for name, value in options if name in ("per_image", "transform_free")}
+    if isinstance(model, Named) or several["per_image"] is not None or several["transform_free"]:
+        return make_set(model, image, **several)[0].parameters()
+    check_model(model)
+    return parameters(model)
+
+
+def _is_linear(setup, lane, linear, has_priors):
+    """All that is free are amplitudes that are named: the fit is one linear solve, however many they are."""
+    described = dict(leaves_with_names(describe(parameters(setup.model), lane.start)))
+    free = dict(setup.coordinates.paths)
+    declared = {path for path in free if described[path].linear}
+    quadratic = not has_priors and isinstance(setup.likelihood, (Gaussian, Correlated))
+    if not free or declared != set(free) or not quadratic:
+        return False
+    return _linear(linear, described, free, declared, True) == set(free)
+
+
+def _problem(model, params, image, numbers, *, fixed, bounds, window, likelihood, sampling, scale_covariance):
+    """`make_problem` for one image."""
     likelihood = gaussian() if likelihood is None else likelihood
     check_model(model)
     check_sampling(sampling)
@@ -85,17 +144,102 @@ def make_problem(
     check_image(image)
     if window is not None:
         image = crop(image, window)
-    check_number("max_steps", max_steps, 0)
-    if rtol is not None:
-        check_number("rtol", rtol, 0)
-    priors = as_priors(priors)
-    bounds = _with_priors(bounds, priors)
-    start, coordinates, bounded, limits = _parameters(model, params, fixed, bounds, image.dtype)
+    start, coordinates, bounded, limits = _parameters(parameters(model), params, fixed, bounds, image.dtype)
     check_usable(likelihood, model, start, image)
-    _check_known("priors", {name for name, _ in priors if name}, start)
-    setup = Setup(model, coordinates, bounded, likelihood, sampling, bool(scale_covariance), bool(priors))
-    rtol, priors = lm.RTOL if rtol is None else rtol, as_pytree(priors, image.dtype)
-    return setup, Lane(start, image, limits, rtol, max_steps, priors=priors)
+    setup = Setup(model, coordinates, bounded, likelihood, sampling, bool(scale_covariance))
+    return setup, Lane(start, image, limits, *numbers)
+
+
+def _joint_problem(
+    model,
+    params,
+    image,
+    numbers,
+    per_image,
+    transform_free,
+    linear,
+    has_priors,
+    *,
+    fixed,
+    bounds,
+    window,
+    likelihood,
+    sampling,
+    scale_covariance,
+):
+    """`make_problem` for a set of images, or one whose transform has parameters or whose amplitudes are named."""
+    images, image = make_set(model, crop_images(image, window), per_image, transform_free)
+    likelihoods, samplings, members = _each_image(images, image, likelihood, sampling)
+    declared, dtype = images.parameters(), members[0].dtype
+    start = images.start(params, image)
+    start, coordinates, bounded, limits = _parameters(declared, start, fixed, bounds, dtype)
+    free = subtree(start, dict(coordinates.paths))
+    groups, stacks, touched = make_groups(images, start, image, free, likelihoods, samplings)
+    _check_usable(images, start, image, likelihoods)
+    check_overlap(images, start, image)
+    described = dict(leaves_with_names(describe(declared, start)))
+    quadratic = not has_priors and all(isinstance(own, (Gaussian, Correlated)) for own in likelihoods)
+    names = _linear(linear, described, dict(coordinates.paths), separable(groups, touched), quadratic)
+    at = [position for name in sorted(names) for position in positions(coordinates)[name]]
+    limited = any(name in bounded or np.any(np.isfinite(described[name].bounds)) for name in names)
+    joint = Joint(images, groups, tuple(at), limited)
+    setup = Setup(joint, coordinates, bounded, likelihoods[0], samplings[0], bool(scale_covariance))
+    return setup, Lane(start, stacks, limits, *numbers)
+
+
+def _each_image(images, image, likelihood, sampling):
+    """Checked likelihood and rule of every image, and the images."""
+    likelihoods = images.each(likelihood, "likelihood", gaussian())
+    samplings = images.each(sampling, "sampling", DEFAULT_SAMPLING)
+    members = list(image.values()) if isinstance(image, dict) else [image] * len(images.keys)
+    for own, rule in zip(likelihoods, samplings, strict=True):
+        check_likelihood(own)
+        check_sampling(rule)
+    return likelihoods, samplings, members
+
+
+def _check_usable(images, theta, image, likelihoods):
+    """Refuse images or models that lack what their likelihoods need."""
+    for place, (model, likelihood) in enumerate(zip(images.models, likelihoods, strict=True)):
+        check_usable(likelihood, *unlinked(model, images.select(place, theta)), images.image(image, place))
+
+
+def make_joint(model, params, image, likelihood, sampling, per_image):
+    """A set of images of which nothing is free: `Joint`, complete tree of parameters, and stacks of images."""
+    images, image = make_set(model, image, per_image, free_of(params, image))
+    likelihoods, samplings, members = _each_image(images, image, likelihood, sampling)
+    theta = check_params(images.parameters(), images.start(params, image), members[0].dtype)
+    groups, stacks, _ = make_groups(images, theta, image, {}, likelihoods, samplings)
+    _check_usable(images, theta, image, likelihoods)
+    return Joint(images, groups), theta, stacks
+
+
+def _linear(wanted, described, free, fine, quadratic):
+    """Key paths of the free parameters that are solved exactly."""
+    if wanted is None:
+        return {path for path in free if quadratic and path in fine and described[path].linear}
+    if isinstance(wanted, str):
+        raise TypeError(f"linear: expected a sequence of key paths, got the string {wanted!r}")
+    if wanted and not quadratic:
+        raise ValueError("linear: amplitudes are solved exactly under Gaussian noise without priors only")
+    names = set()
+    for name in wanted:
+        below = [path for path in described if is_below(path, [name])]
+        if not below:
+            raise ValueError(f"linear: unknown {name}; there are {', '.join(described)}")
+        # of a view's parameters nothing may be said
+        plain = {path for path in below if described[path] == Parameter(shape=described[path].shape)}
+        chosen = [path for path in below if described[path].linear or path in plain]
+        if not chosen:
+            raise ValueError(f"linear: {name} is no amplitude: the model is not proportional to it")
+        for path in (path for path in chosen if path in free):
+            if path not in fine:
+                raise ValueError(
+                    f"linear: {path} cannot be solved for by itself: it is not the only amplitude of its component, or"
+                    " changes more than amplitudes; fix the component's other parameters, or leave it out"
+                )
+            names.add(path)
+    return names
 
 
 def _with_priors(bounds, priors):
@@ -117,9 +261,8 @@ def check_number(name, value, above):
         raise ValueError(f"{name}: expected a number > {above}, got {value!r}")
 
 
-def _parameters(model, params, fixed, bounds, dtype):
+def _parameters(declared, params, fixed, bounds, dtype):
     """Canonical start, coordinates, key paths that the user bounds, and bounds in internal coordinates."""
-    declared = parameters(model)
     fixed = {} if fixed is None else fixed
     values = _fixed_values(fixed, params)
     params = update(params, values) if isinstance(params, dict) else params

@@ -15,7 +15,7 @@ import numpy as np
 from jaxphot.fitting import lm
 from jaxphot.fitting.multistart import choose, spread
 from jaxphot.fitting.problem import make_problem
-from jaxphot.fitting.solve import advance, begin, domain_of, finish
+from jaxphot.fitting.stages import advance, begin, domain_of, finish
 
 _STEPS_AT_ONCE = 3  # the last few lanes are stepped to their end in one call
 _SHRINK = 4  # what a chunk's lanes are divided by when so many are done; by less, more programs are compiled
@@ -57,8 +57,19 @@ def _problem(task, lane, phase):
 
 
 def cast(tree, dtype):
-    """Floating leaves, JAX's or NumPy's, in another dtype."""
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+    """Floating leaves, JAX's or NumPy's, in another dtype; what a `crval` loses is kept in the `crval_lo` beside it."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    by_path = {path: leaf for path, leaf in leaves}
+
+    def one(path, leaf):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        if getattr(path[-1], "name", "") == "crval_lo" and leaf.dtype != dtype:
+            high = by_path[(*path[:-1], jax.tree_util.GetAttrKey("crval"))]
+            leaf = (high - high.astype(dtype).astype(high.dtype)) + leaf
+        return leaf.astype(dtype)
+
+    return jax.tree.unflatten(structure, [one(path, leaf) for path, leaf in leaves])
 
 
 def _starts(task, lane, setup, problem):
@@ -71,7 +82,7 @@ def _starts(task, lane, setup, problem):
 
 def _polish(setup, lane, state):
     """The state with which a phase goes on from where the last one ended, in its own dtype."""
-    dtype = lane.image.dtype
+    dtype = lane.dtype
     start = domain_of(setup, lane).project(state.params.astype(dtype))
     fresh = lm.init(start, jnp.zeros((), bool))
     idle = (state.status == lm.NO_DATA) & (state.evaluations == 0)

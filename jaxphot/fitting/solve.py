@@ -8,18 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxphot.fitting import crowded, lm
-from jaxphot.fitting.amplitudes import find_amplitudes
-from jaxphot.fitting.covariance import physical_covariance
 from jaxphot.fitting.implicit import solution_tangent
-from jaxphot.fitting.penalty import penalized, penalty
 from jaxphot.fitting.problem import make_problem
-from jaxphot.fitting.result import Outcome, unpack
-from jaxphot.likelihood import compared
-from jaxphot.noise_models import Correlated, Gaussian
-from jaxphot.pytree import is_concrete, leaves_with_names, update
-from jaxphot.render import DEFAULT_SAMPLING, apply, prepare
+from jaxphot.fitting.result import unpack
+from jaxphot.fitting.stages import advance, begin, describe_end, domain_of, evaluation_of, judge
+from jaxphot.pytree import is_concrete
+from jaxphot.render import DEFAULT_SAMPLING
 
-_ROUGH_FROM = 25  # steps allowed: with fewer, none are taken on roughly integrated pixels
 _QUICK = 128**2  # pixels up to which a single fit takes longer to compile than to run
 
 
@@ -36,25 +31,35 @@ def fit(
     max_steps=100,
     rtol=None,
     scale_covariance=False,
+    per_image=None,
+    transform_free=None,
+    linear=None,
     priors=None,
 ):
-    """Fit a model to an image by Levenberg–Marquardt.
+    """Fit a model to an image, or models to a set of images, by Levenberg–Marquardt.
 
     A pure function: ``jax.vmap(lambda p, im: fit(model, p, im))(starts, images)`` fits a batch.
 
+    A set of images is fitted as one: ``fit({"g": model_g, "r": model_r}, theta, {"g": image_g, "r": image_r})``. All
+    models see the one tree theta, each through its view (`linked`), such as `models.by_wavelength` makes; a model
+    without a view takes the parameters that it has. The images may differ in everything but their dtype; all positions
+    are in the plane of the first one (see `share_plane`). Those of one kind whose models differ in their views only are
+    compiled once. `separate` gives what each image is explained by, to draw or render it.
+
     Parameters
     ----------
-    model : model
+    model : model, or dict of model
     params : dict
         Where to start, as `initialize` makes it.
-    image : Image
+    image : Image, dict of Image with the same keys, or stack of Image with `per_image`
     fixed : dict, optional
         A partial tree of parameters that do not vary: a value fixes the parameter there (it may then be missing from
         `params`), None holds it at its start; None for a branch, ``{"psf": None}``, all of it.
     bounds : dict, optional
         A partial tree of (lowest, highest), instead of the default bounds in ``parameters(model)``.
     window : (i0, i1, j0, j1), optional
-        Fit only these columns and rows (see `crop`).
+        Fit only these columns and rows (see `crop`); for a set of images also a dictionary of them, as `likelihood` and
+        `sampling` may be.
     likelihood : likelihood, optional
         Such as ``likelihood.poisson()``; Gaussian by default.
     sampling : rule
@@ -65,6 +70,19 @@ def fit(
         Converged where the step to the solution is shorter than this many standard errors, 0.005; it is still taken.
     scale_covariance : bool
         Multiply the covariance by χ²/dof.
+    per_image : sequence of str, optional
+        For one model seen in a stack of N images: key paths, of leaves or branches, whose parameters are each image's
+        own, such as ``("sky", "star.flux")``. They have a leading axis N; all others are shared.
+    transform_free : sequence of str, or dict of them, optional
+        Leaves of images' transforms that are fitted too, such as ``("crtan", "cd")``: of every image but the first, or
+        by image (``{"r": ("crtan",)}``; in a stack "1" is the second). They start from what the transform says, and are
+        found in `params` and `stderr` under ``_image``, by image: ``params["_image"]["r"]["crtan"]``; those of a single
+        image directly. An image alone tells its place only if the positions of its sources are fixed.
+    linear : sequence of str, optional
+        Key paths, of leaves or branches, of amplitudes (fluxes, intensities, skies) that are solved exactly at every
+        trial (variable projection; Golub & Pereyra 1973, SIAM J. Numer. Anal. 10, 413). By default these are all that
+        are declared as linear and stand alone in their component, under Gaussian noise; ``()`` steps in them like in
+        the others. They are signed. Where all else is fixed, a fit is one linear solve: forced photometry.
     priors : dict or callable, optional
         A partial tree with a prior for each leaf, such as ``priors.normal(2.0, 0.5)`` or any function that returns a
         log density; or one function of the whole tree. The fit is then that of the largest posterior density (of the
@@ -135,7 +153,7 @@ def compile_ahead(setup, lane):
 
 def _is_long(lane):
     """Running takes longer than compiling."""
-    return lane.image.data.size > _QUICK or jax.default_backend() != "cpu"
+    return sum(image.data.size for image in lane.images) > _QUICK or jax.default_backend() != "cpu"
 
 
 def _quickly_compiled(setup, lane):
@@ -181,9 +199,7 @@ def _tangent(setup, structure, floats, leaves, outcome, moving, change):
         return jax.tree.unflatten(structure, own)
 
     def evaluate(moving, z):
-        lane = lane_of(moving)
-        loss = partial(setup.likelihood.terms, image=lane.image)
-        return equations_of(setup, lane)(values_of(setup, lane), z, loss)
+        return evaluation_of(setup, lane_of(moving))(z)
 
     def results(moving, z):
         new = evaluate(moving, z)
@@ -198,185 +214,3 @@ def _tangent(setup, structure, floats, leaves, outcome, moving, change):
     domain = lambda own: domain_of(setup, lane_of(own))  # noqa: E731
     dz = solution_tangent(gradient, domain, z, outcome.held, moving, change)
     return jax.jvp(results, (moving, z), (change, dz))[1]
-
-
-def begin(setup, lane):
-    """State of the solver at the start, before any evaluation.
-
-    Parameters
-    ----------
-    setup : Setup
-    lane : Lane
-
-    Returns
-    -------
-    lm.State
-    """
-    coordinates = setup.coordinates
-    z = domain_of(setup, lane).project(_lit(setup, lane.image, coordinates.to_internal(start_of(setup, lane))))
-    if crowded.is_scene(setup):
-        return crowded.begin(setup, lane, z)
-    rough = lane.max_steps >= _ROUGH_FROM
-    return lm.init(z, rough if coordinates.size else None)
-
-
-def start_of(setup, lane):
-    """The start's free parameters as a flat physical vector."""
-    return setup.coordinates.flatten(_take(lane.start, setup.coordinates.paths), lane.image.dtype)
-
-
-def _lit(setup, image, z):
-    """A start whose amplitudes are not 0: there a component's other parameters would have no derivatives.
-
-    Any other value will do, as amplitudes are solved for at the first evaluation; this has the unit of the data.
-    """
-    amplitudes = amplitudes_of(setup)
-    if amplitudes is None or not amplitudes.scales:
-        return z
-    own = np.unique([number for _, number in amplitudes.scales])
-    good = ~image.mask
-    count = jnp.maximum(jnp.sum(good, dtype=z.dtype), 1)
-    level = jnp.sum(jnp.where(good, jnp.abs(image.data), 0)) / count
-    return z.at[own].set(jnp.where(z[own] == 0, level, z[own]))
-
-
-def amplitudes_of(setup):
-    """The `Amplitudes` that are solved exactly, or None."""
-    if not isinstance(setup.likelihood, (Gaussian, Correlated)) or setup.has_priors:
-        return None
-    return find_amplitudes(setup.model, setup.coordinates, setup.bounded)
-
-
-def advance(setup, lane, state, steps):
-    """Go on for at most so many more trials.
-
-    Returns
-    -------
-    lm.State
-    """
-    if setup.coordinates.size == 0:
-        return state
-    options = {
-        "max_steps": jnp.minimum(state.steps + steps, lane.max_steps),
-        "loss": partial(setup.likelihood.terms, image=lane.image),
-        "domain": domain_of(setup, lane),
-        "rtol": lane.rtol,
-    }
-    if crowded.is_scene(setup):
-        return lm.resume(None, state, **options, **crowded.solver(setup, lane))
-    return lm.resume(
-        values_of(setup, lane),
-        state,
-        **options,
-        amplitudes=amplitudes_of(setup),
-        evaluate=equations_of(setup, lane),
-    )
-
-
-def values_of(setup, lane):
-    """``function(physical, rough=None)`` → what the likelihood judges: the model's pixels, for most."""
-    prepared = prepare(lane.image, setup.sampling)
-
-    def values(physical, rough=None):
-        params = update(lane.start, setup.coordinates.unflatten(physical))
-        pixels = apply(prepared, setup.model, params, rough)
-        return compared(setup.likelihood, setup.model, params, pixels, lane.image)
-
-    return values
-
-
-def equations_of(setup, lane):
-    """How normal equations are assembled, in internal coordinates; priors take part."""
-    data = partial(lm.normal_equations, coordinates=setup.coordinates)
-    return penalized(data, lane.priors, setup.coordinates, lane.start)
-
-
-def judge(setup, lane, state):
-    """The `Outcome` of a state."""
-    return describe_end(setup, lane, lm.settle(state, domain_of(setup, lane)))
-
-
-def describe_end(setup, lane, state):
-    """The `Outcome` of a state that was settled."""
-    coordinates = setup.coordinates
-    good = jnp.sum(~lane.image.mask, dtype=jnp.int32)
-    if coordinates.size == 0:
-        return _nothing_free(setup, lane, good)
-    physical, loss = coordinates.from_internal(state.params), state.loss
-    if setup.has_priors:
-        loss = loss - penalty(lane.priors, coordinates, lane.start, physical)
-    dof = good - coordinates.size
-    if crowded.is_scene(setup):
-        covariance, undetermined, is_round, left_out = crowded.covariance(setup, lane, state)
-        dof = dof + jnp.sum(left_out, dtype=jnp.int32)
-    else:
-        covariance, undetermined, is_round = physical_covariance(state, coordinates, domain_of(setup, lane))
-    if setup.scale_covariance:
-        covariance = covariance * (2 * loss / jnp.maximum(dof, 1).astype(state.loss.dtype))
-    status = jnp.where(state.status == lm.RUNNING, lm.MAX_STEPS, state.status)
-    singular = (status == lm.CONVERGED) & jnp.any(undetermined)
-    return Outcome(
-        physical=physical,
-        stderr=_root(covariance.diagonal()),
-        held=state.held,
-        undetermined=undetermined,
-        covariance=covariance,
-        chi2=2 * loss,
-        dof=dof,
-        steps=state.steps,
-        evaluations=state.evaluations,
-        status=jnp.where(singular, lm.SINGULAR, status),
-        round=is_round,
-    )
-
-
-def _root(variance):
-    """Square root; where there is none, NaN whose derivative is 0."""
-    known = variance > 0
-    return jnp.where(known, jnp.sqrt(jnp.where(known, variance, 1)), jnp.where(variance == 0, 0, jnp.nan))
-
-
-def finish(setup, lane, state):
-    """The `Fit` of a state."""
-    return unpack(setup.coordinates, lane.start, judge(setup, lane, state))
-
-
-def domain_of(setup, lane):
-    """Bounds in internal coordinates: the `Domain` of a lane."""
-    if crowded.is_scene(setup):
-        return crowded.domain_of(setup, lane)
-    return setup.coordinates.domain(lane.limits)
-
-
-def _take(tree, paths):
-    """The leaves with the given key paths, as a nested dictionary."""
-    wanted = {path for path, _ in paths}
-    pruned = {}
-    for name, leaf in leaves_with_names(tree):
-        if name in wanted:
-            *branch, key = name.split(".")
-            node = pruned
-            for part in branch:
-                node = node.setdefault(part, {})
-            node[key] = leaf
-    return pruned
-
-
-def _nothing_free(setup, lane, good):
-    value = values_of(setup, lane)(jnp.zeros(0, lane.image.dtype))
-    total = 2 * jnp.sum(setup.likelihood.terms(value, lane.image).loss)
-    status = jnp.where(jnp.isfinite(total), lm.CONVERGED, lm.NON_FINITE)
-    zero, none = jnp.zeros((), jnp.int32), jnp.zeros(0, total.dtype)
-    return Outcome(
-        physical=none,
-        stderr=none,
-        held=none > 0,
-        undetermined=none > 0,
-        covariance=jnp.zeros((0, 0), total.dtype),
-        chi2=total,
-        dof=good,
-        steps=zero,
-        evaluations=zero + 1,
-        status=jnp.where(good == 0, lm.NO_DATA, status).astype(jnp.int32),
-        round=jnp.zeros((), bool),
-    )

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxphot.fitting.batch import batch_settings, chunk_size, compiled_chunk, dispatch, phases
 from jaxphot.fitting.chunks import Lanes, Source, read_lanes
+from jaxphot.fitting.problem import declared
 from jaxphot.image import Image
 from jaxphot.models.combinators import check_model
 
@@ -50,6 +51,8 @@ def fit_stream(model, items, report, *, fixed=None, bounds=None, count=None, **o
     [1.0, 2.0, 3.0]
     """
     check_model(model)
+    if options.get("per_image") is not None:
+        raise ValueError("per_image: a stream has single images; fit_batch takes stacks of them")
     how = {name: options.pop(name, default) for name, default in _HOW.items()}
     settings = batch_settings(*how.values(), options)
     stream = _Stream(settings, model, fixed, bounds, count)
@@ -111,7 +114,9 @@ class _Stream:
     def _lanes(self, starts, image):
         stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *starts)
         dtype = phases(self.settings, image)[-1]
-        return Lanes(self.model, stacked, self.fixed, self.bounds, len(starts), dtype)
+        return Lanes(
+            declared(self.model, image, self.settings.options), stacked, self.fixed, self.bounds, len(starts), dtype
+        )
 
     def _chunk(self, kind):
         keys, images, starts = zip(*self._waiting.pop(kind), strict=True)

@@ -17,6 +17,7 @@ from jaxphot.models.special import isothermal as _isothermal
 from jaxphot.models.special import mge
 from jaxphot.models.special import noise_floor as _noise_floor
 from jaxphot.models.special import point_source as _point_source
+from jaxphot.models.wavelength import by_wavelength
 
 sersic = radial(profiles.sersic)
 exponential = radial(profiles.exponential)
@@ -42,6 +43,7 @@ __all__ = [
     "basis",
     "bilinear_sky",
     "broken_exponential",
+    "by_wavelength",
     "core_sersic",
     "de_vaucouleurs",
     "edge_on",

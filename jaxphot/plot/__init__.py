@@ -6,9 +6,10 @@ place on the sky. Ignored pixels are grey.
 
 from jaxphot.plot.corners import corner
 from jaxphot.plot.curves import convergence, profile
-from jaxphot.plot.maps import image, model, pixel_area_map, pixel_footprint, psf, residual, triptych
+from jaxphot.plot.maps import image, model, pixel_area_map, pixel_footprint, psf, residual
 from jaxphot.plot.marks import compass, scale_bar
 from jaxphot.plot.sheets import batch, thumbnail
+from jaxphot.plot.triptychs import joint, triptych
 
 __all__ = [
     "batch",
@@ -16,6 +17,7 @@ __all__ = [
     "convergence",
     "corner",
     "image",
+    "joint",
     "model",
     "pixel_area_map",
     "pixel_footprint",

@@ -1,6 +1,5 @@
 """Images, models, residuals, PSFs and pixels on the plane."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import Normalize
 
@@ -15,19 +14,17 @@ from jaxphot.drawing import (
     draw_pixels,
     draw_rectangles,
     label_plane,
-    pixel_corners,
     render_pixels,
     stretch,
     symmetric_norm,
 )
-from jaxphot.plot.marks import mark_sky
+from jaxphot.plot.triptychs import BRIGHTNESS, FLUX, RESIDUAL, SIGMAS, deviations
 from jaxphot.render import DEFAULT_SAMPLING
 
-_BRIGHTNESS, _RESIDUAL, _AREA = "inferno", "RdBu_r", "cividis"
-_FLUX, _SIGMAS = "flux per pixel", "(data − model) / σ"
+_AREA = "cividis"
 
 
-def image(image, ax=None, *, norm=None, cmap=_BRIGHTNESS, colorbar=True, title=None):
+def image(image, ax=None, *, norm=None, cmap=BRIGHTNESS, colorbar=True, title=None):
     """Draw an image's data with an asinh stretch about its sky level.
 
     Parameters
@@ -53,11 +50,11 @@ def image(image, ax=None, *, norm=None, cmap=_BRIGHTNESS, colorbar=True, title=N
     """
     data, good = checked(image)
     norm = asinh_norm(data[good]) if norm is None else norm
-    return draw_pixels(image, np.where(good, data, np.nan), ax, norm, cmap, _FLUX, colorbar, title)
+    return draw_pixels(image, np.where(good, data, np.nan), ax, norm, cmap, FLUX, colorbar, title)
 
 
 def model(
-    image, model, params, ax=None, *, norm=None, cmap=_BRIGHTNESS, colorbar=True, title=None, sampling=DEFAULT_SAMPLING
+    image, model, params, ax=None, *, norm=None, cmap=BRIGHTNESS, colorbar=True, title=None, sampling=DEFAULT_SAMPLING
 ):
     """Draw what a model predicts for an image, with the stretch of the image's data.
 
@@ -77,11 +74,11 @@ def model(
     """
     data, good = checked(image)
     norm = asinh_norm(data[good]) if norm is None else norm
-    return draw_pixels(image, render_pixels(image, model, params, sampling), ax, norm, cmap, _FLUX, colorbar, title)
+    return draw_pixels(image, render_pixels(image, model, params, sampling), ax, norm, cmap, FLUX, colorbar, title)
 
 
 def residual(
-    image, model, params, ax=None, *, limit=None, cmap=_RESIDUAL, colorbar=True, title=None, sampling=DEFAULT_SAMPLING
+    image, model, params, ax=None, *, limit=None, cmap=RESIDUAL, colorbar=True, title=None, sampling=DEFAULT_SAMPLING
 ):
     """Draw (data − model) / σ on a scale symmetric about 0: red where the data are brighter.
 
@@ -104,61 +101,12 @@ def residual(
     checked(image)
     if limit is not None and not limit > 0:
         raise ValueError(f"limit: expected a positive number of σ, got {limit!r}")
-    values = _deviation(image, render_pixels(image, model, params, sampling))
+    values = deviations(image, render_pixels(image, model, params, sampling))
     norm = symmetric_norm(values, limit)
-    return draw_pixels(image, values, ax, norm, cmap, _SIGMAS, colorbar, title, extend="both")
+    return draw_pixels(image, values, ax, norm, cmap, SIGMAS, colorbar, title, extend="both")
 
 
-def triptych(image, model, params, axes=None, *, marks=True, sampling=DEFAULT_SAMPLING):
-    """Draw data, model and residual side by side, data and model with the same stretch.
-
-    Parameters
-    ----------
-    image : Image
-    model : model
-    params : dict
-    axes : sequence of three matplotlib Axes, optional
-    marks : bool
-        Draw `compass` and `scale_bar` into the first where the image has a place on the sky.
-    sampling : rule
-        How pixels are integrated.
-
-    Returns
-    -------
-    (3,) array of matplotlib Axes
-        The last one's colour bar tells χ² per used pixel.
-
-    Examples
-    --------
-    >>> import numpy as np, jaxphot as jp
-    >>> cutout = jp.make_image(np.ones((5, 5)), std=1.0)
-    >>> len(jp.plot.triptych(cutout, jp.models.flat_sky, {"I0": 1.0}))
-    3
-    """
-    data, good = checked(image)
-    predicted = render_pixels(image, model, params, sampling)
-    deviation = _deviation(image, predicted)
-    if axes is None:
-        x, y = pixel_corners(image)
-        height = 3.2 * np.clip(np.ptp(y) / np.ptp(x), 0.3, 2.0)
-        _, axes = plt.subplots(1, 3, figsize=(10.5, height + 1.2), layout="compressed", sharex=True, sharey=True)
-    axes = np.asarray(axes, dtype=object)
-    if axes.shape != (3,):
-        raise ValueError(f"axes: expected three, got shape {axes.shape}")
-    norm = asinh_norm(data[good])
-    chi2 = np.nansum(deviation**2) / max(good.sum(), 1)
-    draw_pixels(image, np.where(good, data, np.nan), axes[0], norm, _BRIGHTNESS, f"data: {_FLUX}", "top")
-    draw_pixels(image, predicted, axes[1], norm, _BRIGHTNESS, f"model: {_FLUX}", "top")
-    label = f"{_SIGMAS};  χ²/N = {chi2:.3g}"
-    draw_pixels(image, deviation, axes[2], symmetric_norm(deviation), _RESIDUAL, label, "top", extend="both")
-    for ax in axes[1:]:
-        ax.set_ylabel("")
-    if marks:
-        mark_sky(axes[0], image)
-    return axes
-
-
-def psf(psf, ax=None, *, cmap=_BRIGHTNESS, colorbar=True, title=None):
+def psf(psf, ax=None, *, cmap=BRIGHTNESS, colorbar=True, title=None):
     """Draw a PSF stamp, with a cross at its centre; the axes are in image pixels from there.
 
     Parameters
@@ -245,9 +193,3 @@ def pixel_footprint(image, ax=None, *, pixels=None, color="C0", title=None):
     if title is not None:
         ax.set_title(title)
     return ax
-
-
-def _deviation(image, predicted):
-    """(data − model) / σ; NaN where ignored."""
-    data, good = checked(image)
-    return np.where(good, (data - predicted) * np.sqrt(np.asarray(image.ivar, np.float64)), np.nan)
