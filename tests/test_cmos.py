@@ -263,6 +263,7 @@ def test_float32_and_sky():
     assert jp.render(jp.models.flat_sky, {"I0": 1.0}, image).dtype == jnp.float32
 
 
+@pytest.mark.full
 def test_stack_of_different_footprints_fits_as_one_by_one():
     """SIP + CMOS, different coefficients and footprints, one compiled call."""
     images, starts, model = [], [], jp.models.sersic

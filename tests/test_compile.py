@@ -136,6 +136,7 @@ print("same")
 """
 
 
+@pytest.mark.full
 def test_eight_devices():
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     result = subprocess.run(

@@ -126,6 +126,7 @@ def test_native_stamp():
         assert error_of(render(jp.models.sersic, params, samples), truth) > 6e-3  # by definition: see test_render
 
 
+@pytest.mark.full
 def test_moves_smoothly():
     """A galaxy that moves over the borders of cells and pixels takes its image along: no steps, derivatives right."""
     image, base = blank(stamp("gaussian", 2.5, 3, False)), sersic(4.0, 0.3, 2.0)

@@ -61,6 +61,7 @@ def sparse(monkeypatch):
     jax.clear_caches()
 
 
+@pytest.mark.full
 def test_stamps_hold_what_the_whole_frame_does():
     count = 3
     rows = {"q": np.full(count, 0.7), "PA": np.arange(3.0), "n": np.full(count, 1.0), "Re": np.full(count, 0.8)}
@@ -90,6 +91,7 @@ def test_stamps_on_pixels_that_are_distorted_or_sensitive_in_part():
     np.testing.assert_allclose(stamps, whole, atol=1e-6 * float(whole.max()))
 
 
+@pytest.mark.full
 def test_normal_equations_are_those_of_the_frame(field):
     truth, image = field
     setup, lane = make_problem(STARS, off(truth), image)

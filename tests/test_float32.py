@@ -5,6 +5,7 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 from numpy.testing import assert_allclose
 
 import jaxphot as jp
@@ -42,6 +43,7 @@ def flat(tree):
     return np.concatenate([np.asarray(leaf, float).reshape(len(leaf), -1) for leaf in jax.tree.leaves(tree)], axis=1)
 
 
+@pytest.mark.full
 def test_fits_agree_with_float64():
     """Down to the fluxes of maggies, whose squares float32 cannot hold."""
     for scale in (1.0, 1e-10, 1e6):

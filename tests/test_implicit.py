@@ -125,6 +125,7 @@ def test_a_fit_that_is_not_differentiated_has_nothing_more_to_compile():
     assert not any("solve" in name or "lu" in name for name in inner)
 
 
+@pytest.mark.full
 def test_a_mean_of_errors_can_be_minimised():
     """Derivatives of errors with respect to exposure: stderr ∝ 1/√exposure for pure noise."""
     clean = replace(IMAGE, data=jp.render(MODEL, TRUTH, IMAGE, QUAD))

@@ -245,6 +245,7 @@ def starting(image, seed):
     return jp.initialize(LIVE, image, {name: {"center": center} for name, center in known.items()})
 
 
+@pytest.mark.full
 def test_a_live_psf_draws_as_a_stamp_of_it_would():
     psf = jp.psf_from_model(psf_models.moffat, TRUTH["psf"], (21, 21), image=DARK)
     fixed = jp.make_image(np.zeros(DARK.shape), std=1.0, transform=TRANSFORM, psf=psf)
@@ -273,6 +274,7 @@ def test_fit_with_a_live_psf():
     assert errors["a.flux"] < 0.05 * truth["a.flux"]
 
 
+@pytest.mark.full
 def test_many_fits_with_live_psfs():
     """A batch by vmap, from starts far off: pulls have the scatter that the errors promise."""
     count = 12
@@ -295,6 +297,7 @@ def test_many_fits_with_live_psfs():
         assert_allclose(got, wanted[3], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.full
 def test_a_live_psf_in_single_precision():
     single = noisy(1)
     single = jp.make_image(np.asarray(single.data, np.float32), std=STD, transform=TRANSFORM)
@@ -308,6 +311,7 @@ def test_a_live_psf_in_single_precision():
         assert abs(float(fit.params["psf"][key]) - float(wanted.params["psf"][key])) < 0.1 * float(error), key
 
 
+@pytest.mark.full
 def test_many_stars_share_a_live_psf():
     """A number of stars in one array, from `initialize` with their rough places; and shared by a view."""
     stars = jp.scene(stars=jp.models.many(jp.models.point_source))
@@ -330,6 +334,7 @@ def test_many_stars_share_a_live_psf():
     assert_allclose(drawn, jp.render(live, truth, dark), rtol=1e-12)
 
 
+@pytest.mark.full
 def test_pictures_show_components_through_the_live_psf():
     ax = jp.plot.profile(LIVE, TRUTH, image=noisy(1), part="galaxy")
     labels = {line.get_label(): np.asarray(line.get_ydata()) for line in ax.get_lines()}

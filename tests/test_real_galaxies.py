@@ -104,6 +104,7 @@ def test_ic3478_agrees_with_imfit():
             assert abs(ours[parameter] - value) <= reference["errors"][parameter], parameter
 
 
+@pytest.mark.full
 def test_legacy_survey_bands_agree_with_each_other():
     results = {band: fitted(legacy(band)) for band in "RZ"}
     red, near_infrared = (results[band].params["galaxy"] for band in "RZ")

@@ -312,6 +312,7 @@ def test_jacobian_against_finite_differences_of_exact_pixels(n, q, Re):
         assert np.max(abs(columns[p] - slope)) < 1e-3 * np.max(abs(slope)) + 1e-9 * largest, p
 
 
+@pytest.mark.full
 def test_reverse_mode_and_vmap():
     params = [sersic(n, 0.5, 4.0, 7.0 + n) for n in (1.0, 2.0, 4.0)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
@@ -343,6 +344,7 @@ def test_stated_error_bounds_the_true_one():
                 assert np.max(error / np.maximum(truth, 1e-4 * truth.max())) < 2e-4
 
 
+@pytest.mark.full
 def test_error_with_psf_and_sky():
     stamp = np.exp(-0.5 * (np.hypot(*(np.indices((15, 15)) - 7)) / 1.5) ** 2)
     image = jp.make_image(np.zeros((20, 20)), std=1.0, psf=stamp)

@@ -549,6 +549,7 @@ def fitted(injected):
         return jax.vmap(lambda p, im: jp.fit(sersic_scene(), p, im))(starts, jp.stack_images(images))
 
 
+@pytest.mark.full
 def test_injected_galaxies_are_recovered(injected, fitted):
     _, truths = injected
     pulls = []
