@@ -81,8 +81,8 @@ def fit(
     linear : sequence of str, optional
         Key paths, of leaves or branches, of amplitudes (fluxes, intensities, skies) that are solved exactly at every
         trial (variable projection; Golub & Pereyra 1973, SIAM J. Numer. Anal. 10, 413). By default these are all that
-        are declared as linear and stand alone in their component, under Gaussian noise; ``()`` steps in them like in
-        the others. They are signed. Where all else is fixed, a fit is one linear solve: forced photometry.
+        are declared as linear and stand alone in their component, under Gaussian noise without priors; ``()`` steps in
+        them like in the others. They are signed. Where all else is fixed, a fit is one linear solve: forced photometry.
     priors : dict or callable, optional
         A partial tree with a prior for each leaf, such as ``priors.normal(2.0, 0.5)`` or any function that returns a
         log density; or one function of the whole tree. The fit is then that of the largest posterior density (of the
