@@ -94,9 +94,8 @@ def make_problem(
     check_usable(likelihood, model, start, image)
     _check_known("priors", {name for name, _ in priors if name}, start)
     setup = Setup(model, coordinates, bounded, likelihood, sampling, bool(scale_covariance), bool(priors))
-    return setup, Lane(
-        start, image, limits, lm.RTOL if rtol is None else rtol, max_steps, as_pytree(priors, image.dtype)
-    )
+    rtol, priors = lm.RTOL if rtol is None else rtol, as_pytree(priors, image.dtype)
+    return setup, Lane(start, image, limits, rtol, max_steps, priors=priors)
 
 
 def _with_priors(bounds, priors):
