@@ -8,6 +8,8 @@ import importlib
 
 from jaxphot import fitting, likelihood, models, priors, sampling, units
 from jaxphot.about import info
+from jaxphot.deblend import deblend
+from jaxphot.detections import windows_from_segmentation
 from jaxphot.fitting.batch import BatchError, fit_batch
 from jaxphot.fitting.compiled import compile_fit, enable_compilation_cache
 from jaxphot.fitting.history import fit_history
@@ -32,6 +34,7 @@ from jaxphot.models.totals import total_flux
 from jaxphot.parameters import Parameter, parameters
 from jaxphot.psf import PSF, make_psf
 from jaxphot.render import apply, prepare, render
+from jaxphot.scene_start import initialize_scene
 from jaxphot.stamps import psf_from_model
 from jaxphot.transforms.cmos import make_cmos
 from jaxphot.transforms.linear import make_linear
@@ -81,6 +84,7 @@ __all__ = [
     "background",
     "compile_fit",
     "crop",
+    "deblend",
     "enable_compilation_cache",
     "estimate_variance",
     "extended",
@@ -91,6 +95,7 @@ __all__ = [
     "fitting",
     "info",
     "initialize",
+    "initialize_scene",
     "likelihood",
     "linked",
     "make_cmos",
@@ -124,6 +129,7 @@ __all__ = [
     "transform_from_wcs",
     "units",
     "unstack_images",
+    "windows_from_segmentation",
     "with_psf",
     *_LAZY,
 ]
