@@ -41,6 +41,7 @@ from jaxphot.transforms.linear import make_linear
 from jaxphot.transforms.sip import make_sip
 from jaxphot.transforms.sky import pixel_to_sky, plane_to_sky, sky_to_pixel, sky_to_plane
 from jaxphot.transforms.wcs import transform_from_wcs
+from jaxphot.varying_psf import GridPSF, PolynomialPSF, make_grid_psf, make_polynomial_psf
 
 __version__ = "0.1.0"
 
@@ -53,10 +54,13 @@ _LAZY = {
     "refits": "jaxphot.refits",
     "read_fits": "jaxphot.fits",
     "read_psf": "jaxphot.fits",
+    "read_psfex": "jaxphot.psf_files",
+    "read_psf_grid": "jaxphot.psf_files",
     "from_ccddata": "jaxphot.ccddata",
     "to_ccddata": "jaxphot.ccddata",
     "write_fits": "jaxphot.fits",
     "to_table": "jaxphot.catalog",
+    "to_source_table": "jaxphot.source_table",
     "save_fit": "jaxphot.catalog",
     "load_fit": "jaxphot.catalog",
     "log_density": "jaxphot.density",
@@ -77,9 +81,11 @@ _LAZY = {
 __all__ = [
     "BatchError",
     "Fit",
+    "GridPSF",
     "Image",
     "PSF",
     "Parameter",
+    "PolynomialPSF",
     "apply",
     "background",
     "compile_fit",
@@ -99,8 +105,10 @@ __all__ = [
     "likelihood",
     "linked",
     "make_cmos",
+    "make_grid_psf",
     "make_image",
     "make_linear",
+    "make_polynomial_psf",
     "make_psf",
     "make_sip",
     "many",

@@ -181,10 +181,7 @@ def detections(image, sources, *, scale=1.0, side=1, minimum=1, labels=None):
     `image` has NumPy leaves and no sky in its data.
     """
     columns = _columns(sources)
-    if columns is None:
-        found = _from_segments(image, sources, minimum)
-    else:
-        found = _from_table(image, columns, side)
+    found = _from_segments(image, sources, minimum) if columns is None else _from_table(image, columns, side)
     if labels is not None:
         found = _rows(found, np.isin(found.labels, _check_labels(labels, found.labels)))
     boxes, seen = clipped(grown(found.windows, scale, 0, side), image.shape)
@@ -275,7 +272,5 @@ def _boxes_of(columns, *names):
 def _peaks(image, i, j):
     """Brightest of the 3 × 3 pixels about each position."""
     padded = np.pad(np.where(image.mask, 0.0, image.data), 1)
-    ci, cj = (
-        np.clip(np.round(c).astype(int), 0, n - 1) + 1 for c, n in zip((i, j), image.shape[::-1], strict=True)
-    )
+    ci, cj = (np.clip(np.round(c).astype(int), 0, n - 1) + 1 for c, n in zip((i, j), image.shape[::-1], strict=True))
     return np.max([padded[cj + dj, ci + di] for dj in (-1, 0, 1) for di in (-1, 0, 1)], axis=0)

@@ -67,8 +67,8 @@ def initialize_scene(
     Raises
     ------
     ValueError
-        An empty map, one of another shape than the image, or one without whole numbers; a table without positions on the
-        frame; labels that are not there; stars without a PSF; a model that starts from more than pixels can tell.
+        An empty map, one of another shape than the image, or one without whole numbers; a table without positions on
+        the frame; labels that are not there; stars without a PSF; a model that starts from more than pixels can tell.
 
     Examples
     --------
@@ -94,7 +94,9 @@ def initialize_scene(
     for name in sorted(groups):
         members, stamp, is_point = groups[name]
         parts[name] = many(models.point_source if is_point else model, stamp=stamp)
-        start[name] = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves), image.dtype), *(rows[n] for n in members))
+        start[name] = jax.tree.map(
+            lambda *leaves: jnp.asarray(np.stack(leaves), image.dtype), *(rows[n] for n in members)
+        )
         windows |= {found.labels[n].item(): tuple(found.windows[n].tolist()) for n in members}
     if sky is not None:
         parts["sky"] = sky
@@ -166,4 +168,5 @@ def _alone(frame, data, found, row):
         segments = found.segments[part]
         ivar = np.where((segments == 0) | (segments == found.labels[row]), ivar, 0)
     transform = frame.transform.crop(i0, j0, ivar.shape)
-    return replace(frame, data=data[part].astype(frame.data.dtype), ivar=ivar, transform=transform)
+    psf = None if frame.psf is None else frame.psf.at((i0 + i1 - 1) / 2, (j0 + j1 - 1) / 2)
+    return replace(frame, data=data[part].astype(frame.data.dtype), ivar=ivar, transform=transform, psf=psf)

@@ -218,7 +218,9 @@ def test_padded_catalogue_is_the_same_fit_in_one_program(field):
 
 def test_a_group_of_one_beside_another(field):
     truth, image = field
-    stars = {name: {k: v[part] for k, v in truth["stars"].items()} for name, part in (("a", np.s_[:1]), ("b", np.s_[1:]))}
+    stars = {
+        name: {k: v[part] for k, v in truth["stars"].items()} for name, part in (("a", np.s_[:1]), ("b", np.s_[1:]))
+    }
     point = jp.models.point_source
     model = jp.scene(a=jp.many(point, stamp=25), b=jp.many(point, stamp=27), sky=jp.models.flat_sky)
     fit = jp.fit(model, {**stars, "sky": {"I0": 3.0}}, image)

@@ -29,6 +29,7 @@ ORDER = [
     "transforms.sky",
     "transforms.wcs",
     "psf",
+    "varying_psf",
     "noise",
     "image",
     "models.profiles",
@@ -93,8 +94,10 @@ ORDER = [
     "refits",
     "hdus",
     "fits",
+    "psf_files",
     "ccddata",
     "catalog",
+    "source_table",
     "export",
     "drawing",
     "plot.marks",
@@ -102,6 +105,7 @@ ORDER = [
     "plot.curves",
     "plot.corners",
     "plot.sheets",
+    "plot.scenes",
     "plot",
     "about",
     "cli",
@@ -120,7 +124,16 @@ ORDER = [
 ]
 
 LONGEST = 400
-ASTROPY_ALLOWED = {"fits", "hdus", "ccddata", "catalog", "export", "drawing"}  # and the command line
+ASTROPY_ALLOWED = {
+    "fits",
+    "psf_files",
+    "hdus",
+    "ccddata",
+    "catalog",
+    "source_table",
+    "export",
+    "drawing",
+}  # and the command line
 MATPLOTLIB_ALLOWED = {"drawing"}  # and plot
 
 

@@ -146,7 +146,9 @@ def test_windows_go_to_other_images_through_the_sky():
     assert 5 <= i1 - i0 <= 7
     assert 5 <= j1 - j0 <= 7
     assert jp.windows_from_segmentation(segmentation, image=image, to=far) == {}
-    assert jp.windows_from_segmentation(segmentation, image=image, to=image) == jp.windows_from_segmentation(segmentation)
+    assert jp.windows_from_segmentation(segmentation, image=image, to=image) == jp.windows_from_segmentation(
+        segmentation
+    )
 
 
 @pytest.mark.parametrize(
@@ -188,3 +190,65 @@ def test_light_divided(field):
     assert abs(np.std(pull) - 1) < 0.05
     assert abs(np.mean(pull)) < 0.05
     assert np.all(np.asarray(first.ivar)[used] >= 1 - 1e-9)
+
+
+def test_catalogue_of_a_fitted_scene(field, tmp_path):
+    model, truth, image, _, _, _ = field
+    fit = jp.fit(model, truth, image, fixed={"galaxies": {"n": truth["galaxies"]["n"]}})
+    assert int(fit.status) == 0
+    table = jp.to_source_table(fit, [1, 2, 3, 4], model=model, image=image, zeropoint=25.0)
+    assert table["id"].tolist() == [1, 2, 3, 4]
+    assert table["part"].tolist() == ["galaxies"] * 2 + ["stars"] * 2
+    np.testing.assert_allclose(table["i"].value, CENTERS[:, 0], atol=0.2)
+    assert np.all(np.isnan(table["flux"][:2]))
+    assert np.all(np.isnan(table["Re"][2:]))
+    assert "n_err" not in table.colnames
+    np.testing.assert_allclose(table["flux"][2:].value, fit.params["stars"]["flux"])
+    np.testing.assert_allclose(table["flux_err"][2:].value, fit.stderr["stars"]["flux"])
+    assert table["PA"].unit == "deg"
+    assert np.all(np.abs(table["flux"][2:].value - truth["stars"]["flux"]) < 4 * table["flux_err"][2:].value)
+    assert table["at_bound"].tolist() == ["none"] * 4
+    table.write(tmp_path / "sources.ecsv")
+    jp.save_fit(tmp_path / "fit.fits", fit)
+    again = jp.load_fit(tmp_path / "fit.fits")
+    assert jp.to_source_table(again)["Re_err"].value.tolist()[:2] == table["Re_err"].value.tolist()[:2]
+    with pytest.raises(ValueError, match="ids: expected 4"):
+        jp.to_source_table(fit, [1])
+    flat = jp.fit(jp.models.flat_sky, {"I0": 0.0}, image)
+    with pytest.raises(ValueError, match="no sources"):
+        jp.to_source_table(flat)
+
+
+def test_picture_of_a_scene(field):
+    model, truth, image, segmentation, _, _ = field
+    axes = jp.plot.scene(image, model, truth, windows=jp.windows_from_segmentation(segmentation))
+    assert [text.get_text() for text in axes[0].texts] == ["1", "2", "3", "4"]
+    galaxies, stars = axes[1].collections[-2:]
+    assert len(galaxies.get_paths()) == len(stars.get_paths()) == 2
+    outline = galaxies.get_paths()[0].vertices[:-1]
+    np.testing.assert_allclose(outline.mean(0), truth["galaxies"]["center"][0], atol=1e-9)
+    radius = np.hypot(*(outline - outline.mean(0)).T)
+    np.testing.assert_allclose([radius.max(), radius.min()], [3.0, 1.8], rtol=1e-2)
+    major = (outline - outline.mean(0))[np.argmax(radius)]
+    np.testing.assert_allclose(np.abs(major), 3 * np.abs([np.sin(0.5), np.cos(0.5)]), rtol=1e-6)
+    with pytest.raises(ValueError, match="lies off the frame"):
+        jp.plot.scene(image, model, truth, windows=[(200, 210, 0, 5)])
+
+
+def test_real_frame():
+    """KiDS: a bright galaxy and three faint sources on its map, from FITS to a fit that leaves little."""
+    data, sigma, mask, segments, psf = (
+        fits.getdata(DATA / f"kids/G265911{part}.fits").astype(float)
+        for part in ("fitim", "sigma", "mskim", "segim", "psfim")
+    )
+    image = jp.make_image(data * 1e12, std=sigma * 1e12, mask=mask > 0, psf=psf, pixelscale=0.2, zeropoint=30.0)
+    model, start, windows = jp.initialize_scene(image, segments)
+    assert sorted(windows) == [1, 3, 4, 5]
+    bright = start["galaxies303"]
+    assert abs(float(bright["Re"][0]) / 2.85 - 1) < 0.2
+    assert np.hypot(*(np.asarray(bright["center"][0]) - [16.76, 18.75])) < 0.2
+    used = ~np.asarray(image.mask)
+    left = (np.asarray(image.data) - np.asarray(jp.render(model, start, image)))[used]
+    assert np.sum(left**2) < 0.05 * np.sum(np.asarray(image.data)[used] ** 2)
+    shares = jp.deblend(model, start, image)
+    assert shares["galaxies41"].data.shape == (3, 41, 41)
