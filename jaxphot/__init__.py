@@ -8,6 +8,8 @@ import importlib
 
 from jaxphot import fitting, likelihood, models, priors, sampling, units
 from jaxphot.about import info
+from jaxphot.deblend import deblend
+from jaxphot.detections import windows_from_segmentation
 from jaxphot.fitting.batch import BatchError, fit_batch
 from jaxphot.fitting.compiled import compile_fit, enable_compilation_cache
 from jaxphot.fitting.history import fit_history
@@ -34,12 +36,14 @@ from jaxphot.parameters import Parameter, parameters
 from jaxphot.planes import share_plane
 from jaxphot.psf import PSF, make_psf
 from jaxphot.render import apply, prepare, render
+from jaxphot.scene_start import initialize_scene
 from jaxphot.stamps import psf_from_model
 from jaxphot.transforms.cmos import make_cmos
 from jaxphot.transforms.linear import make_linear
 from jaxphot.transforms.sip import make_sip
 from jaxphot.transforms.sky import pixel_to_sky, plane_to_sky, sky_to_pixel, sky_to_plane
 from jaxphot.transforms.wcs import transform_from_wcs
+from jaxphot.varying_psf import GridPSF, PolynomialPSF, make_grid_psf, make_polynomial_psf
 
 __version__ = "0.1.0"
 
@@ -52,10 +56,13 @@ _LAZY = {
     "refits": "jaxphot.refits",
     "read_fits": "jaxphot.fits",
     "read_psf": "jaxphot.fits",
+    "read_psfex": "jaxphot.psf_files",
+    "read_psf_grid": "jaxphot.psf_files",
     "from_ccddata": "jaxphot.ccddata",
     "to_ccddata": "jaxphot.ccddata",
     "write_fits": "jaxphot.fits",
     "to_table": "jaxphot.catalog",
+    "to_source_table": "jaxphot.source_table",
     "save_fit": "jaxphot.catalog",
     "load_fit": "jaxphot.catalog",
     "log_density": "jaxphot.density",
@@ -76,13 +83,16 @@ _LAZY = {
 __all__ = [
     "BatchError",
     "Fit",
+    "GridPSF",
     "Image",
     "PSF",
     "Parameter",
+    "PolynomialPSF",
     "apply",
     "background",
     "compile_fit",
     "crop",
+    "deblend",
     "enable_compilation_cache",
     "estimate_variance",
     "extended",
@@ -93,11 +103,14 @@ __all__ = [
     "fitting",
     "info",
     "initialize",
+    "initialize_scene",
     "likelihood",
     "linked",
     "make_cmos",
+    "make_grid_psf",
     "make_image",
     "make_linear",
+    "make_polynomial_psf",
     "make_psf",
     "make_sip",
     "many",
@@ -128,6 +141,7 @@ __all__ = [
     "transform_from_wcs",
     "units",
     "unstack_images",
+    "windows_from_segmentation",
     "with_psf",
     *_LAZY,
 ]

@@ -81,11 +81,11 @@ def to_table(fit, ids=None, *, model=None, zeropoint=None, unit=""):
     for name, leaf in leaves_with_names(fit.params):
         values = _columns(name, leaf, nothing)
         of_errors = _columns(name, errors[name], nothing) if name in errors else {}
-        leaf_unit = _unit(name, units, flux_unit)
+        leaf_unit = unit_of(name, units, flux_unit)
         for key, column in values.items():
-            _add(table, key, column, of_errors.get(key), leaf_unit)
+            add_column(table, key, column, of_errors.get(key), leaf_unit)
             if magnitude is not None:
-                _add_magnitude(table, key, column, of_errors.get(key), magnitude, _declared_unit(name, units))
+                add_magnitude(table, key, column, of_errors.get(key), magnitude, declared_unit(name, units))
     table["chi2"] = np.asarray(fit.chi2) * u.one
     for name in ("dof", "steps", "status"):
         table[name] = np.asarray(getattr(fit, name))
@@ -144,7 +144,7 @@ def _vocabulary():
     return {name: found.pop() for name, found in units.items() if len(found) == 1}
 
 
-def _declared_unit(name, declared):
+def declared_unit(name, declared):
     """Unit, as a string, of a parameter by its key path; from the model if that says anything of it."""
     if isinstance(declared.get(name), Parameter):
         return declared[name].unit
@@ -154,11 +154,12 @@ def _declared_unit(name, declared):
 def parameter_units(tree, model=None):
     """Units, as strings, of the leaves of a tree by key path; from the model, or by the parameters' names."""
     declared = {} if model is None else dict(leaves_with_names(parameters(model)))
-    return {name: _declared_unit(name, declared) for name, _ in leaves_with_names(tree)}
+    return {name: declared_unit(name, declared) for name, _ in leaves_with_names(tree)}
 
 
-def _unit(name, declared, flux_unit):
-    text = _declared_unit(name, declared)
+def unit_of(name, declared, flux_unit):
+    """Unit, of astropy, of a parameter by its key path, with what the pixels are in put for the flux."""
+    text = declared_unit(name, declared)
     try:
         with u.add_enabled_units([_FLUX]):
             unit = u.Unit(text)
@@ -170,7 +171,7 @@ def _unit(name, declared, flux_unit):
     )
 
 
-def _add(table, key, column, error, unit):
+def add_column(table, key, column, error, unit):
     """A column and its error's; angles in degrees."""
     shown = u.deg if unit == u.rad else unit
     table[key] = (column * unit).to(shown)
@@ -178,7 +179,8 @@ def _add(table, key, column, error, unit):
         table[f"{key}_err"] = (error * unit).to(shown)
 
 
-def _add_magnitude(table, key, column, error, zeropoint, unit):
+def add_magnitude(table, key, column, error, zeropoint, unit):
+    """Columns of magnitudes of a flux or surface brightness, and of its error's; none for anything else."""
     shown = {"flux": u.mag, "flux / arcsec2": u.mag / u.arcsec**2}.get(unit)
     if shown is None:
         return

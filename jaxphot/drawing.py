@@ -184,7 +184,8 @@ def as_psf(psf):
     if isinstance(psf, Image):
         if psf.psf is None:
             raise ValueError("psf: the image has none; pass psf= on building it")
-        psf = psf.psf
+        ny, nx = psf.shape
+        psf = psf.psf.at((nx - 1) / 2, (ny - 1) / 2)
     psf = psf if isinstance(psf, PSF) else make_psf(psf)
     if psf.data.ndim != 2:
         raise ValueError(f"psf: expected one stamp, got a stack with data of shape {psf.data.shape}")

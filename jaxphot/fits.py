@@ -292,7 +292,8 @@ def write_fits(path, image, overwrite=False):
         fits.ImageHDU(np.asarray(image.mask, np.uint8), name="MASK"),
     ]
     if image.psf is not None:
-        hdus.append(fits.ImageHDU(np.asarray(image.psf.data), fits.Header(psf_cards(image.psf)), name="PSF"))
+        cards = psf_cards(image.psf)
+        hdus.append(fits.ImageHDU(np.asarray(image.psf.data), fits.Header(cards), name="PSF"))
     hdus.append(transform_table(image.transform))
     with written_at_once(path, overwrite) as temporary:
         fits.HDUList(hdus).writeto(temporary)

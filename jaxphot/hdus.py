@@ -204,7 +204,9 @@ def exact_card(key, value, comment=""):
 
 
 def psf_cards(psf):
-    """Centre, sampling and kind of a PSF stamp."""
+    """Centre, sampling and kind of a PSF stamp; ValueError for a PSF that varies over the frame."""
+    if not hasattr(psf, "data"):
+        raise ValueError("image: its PSF varies over the frame, for which there is no file yet; crop takes one of it")
     return [
         exact_card("PSFCEN1", psf.center[0], "column of the source, 0-based"),
         exact_card("PSFCEN2", psf.center[1], "row of the source, 0-based"),

@@ -25,7 +25,7 @@ class Image:
         Inverse variance; 0 = ignored.
     transform : transform
         Pixel ↔ tangent plane, such as `Linear`.
-    psf : PSF or None
+    psf : PSF, one that varies over the frame, or None
     zeropoint : scalar array
         Magnitude of flux 1; NaN if unknown.
     gain : scalar array
@@ -101,6 +101,7 @@ def make_image(
         One of: a transform made by `make_linear` and its kin; arcsec/pixel; an astropy WCS. Without any, the plane
         is the pixel grid.
     psf : PSF or (h, w) array-like, optional
+        Made by `make_psf`, or, where it varies over the frame, by `make_polynomial_psf` or `make_grid_psf`.
     zeropoint : float, optional
         Magnitude of flux 1.
     gain : float, optional
@@ -195,7 +196,8 @@ def crop(image, window):
     Returns
     -------
     Image
-        (j1 − j0, i1 − i0); positions in the plane and on the sky are unchanged.
+        (j1 − j0, i1 − i0); positions in the plane and on the sky are unchanged. Of a PSF that varies over the frame it
+        has the one at the window's middle.
 
     Raises
     ------
@@ -209,6 +211,7 @@ def crop(image, window):
         data=_cut(image.data, i0, i1, j0, j1),
         ivar=_cut(image.ivar, i0, i1, j0, j1),
         transform=transform,
+        psf=None if image.psf is None else image.psf.at((i0 + i1 - 1) / 2, (j0 + j1 - 1) / 2),
     )
 
 
@@ -265,7 +268,7 @@ def rebin(image, k):
     data = _block_sum(jnp.where(good, image.data, 0), k)
     variance = _block_sum(jnp.where(good, 1 / jnp.where(good, image.ivar, 1), 0), k)
     used = _block_sum(good.astype(image.dtype), k) == k * k
-    psf = None if image.psf is None else replace(image.psf, oversample=image.psf.oversample * k)
+    psf = None if image.psf is None else image.psf.rebin(k)
     return replace(
         image,
         data=jnp.where(used, data, 0),

@@ -94,7 +94,7 @@ class Pixels:
         self.noise = np.where(self.good, 1 / np.sqrt(np.where(ivar > 0, ivar, 1)), 0) / area
         self.x, self.y = image.transform.pixel_to_plane(self.i, self.j)
         self.scale = float(np.sqrt(median(area)))
-        self.psf_moments = psf_moments_of(image.psf)
+        self.psf_moments = psf_moments_of(image.psf, (nx - 1) / 2, (ny - 1) / 2)
         self.sky = self._sky()
 
     def _sky(self):

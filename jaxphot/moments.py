@@ -94,10 +94,11 @@ def _within(a, b, c, low, high):
     return middle + stretch * half, stretch * b, middle - stretch * half
 
 
-def psf_moments_of(psf):
-    """Adaptive second moments of a PSF in pixels²; None without one."""
+def psf_moments_of(psf, i, j):
+    """Adaptive second moments of a PSF at a pixel in pixels²; None without one."""
     if psf is None:
         return None
+    psf = psf.at(i, j)
     stamp = np.asarray(psf.data, np.float64)
     v, u = np.mgrid[: stamp.shape[0], : stamp.shape[1]].astype(float)
     center = np.asarray(psf.center, np.float64)

@@ -34,6 +34,14 @@ class PSF:
         """(h, w) of the stamp."""
         return self.data.shape[-2:]
 
+    def at(self, i, j):
+        """The PSF at a pixel position: itself, everywhere (see `make_polynomial_psf`, `make_grid_psf`)."""
+        return self
+
+    def rebin(self, k):
+        """For the image summed over k × k blocks."""
+        return PSF(self.data, self.center, self.oversample * k, self.integrated)
+
     def astype(self, dtype):
         """The PSF in another floating-point dtype."""
         return PSF(self.data.astype(dtype), self.center.astype(dtype), self.oversample, self.integrated)
@@ -116,7 +124,7 @@ def _centred(values, middle):
 
 
 def as_psf(psf, dtype):
-    """None, or a PSF of the given dtype from a PSF or a plain stamp."""
+    """None, or a PSF of the given dtype from a PSF, one that varies, or a plain stamp."""
     if psf is None:
         return None
-    return psf.astype(dtype) if isinstance(psf, PSF) else make_psf(psf, dtype=dtype)
+    return psf.astype(dtype) if hasattr(psf, "at") else make_psf(psf, dtype=dtype)

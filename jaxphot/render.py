@@ -10,6 +10,7 @@ from jaxphot.convolution import Optics, collect, extended_light, light_error, ma
 from jaxphot.image import Image
 from jaxphot.models.combinators import check_model, components, kind
 from jaxphot.parameters import check_params, parameters
+from jaxphot.psf import PSF
 from jaxphot.pytree import pytree, static_field
 from jaxphot.sampling import Cells, adaptive, check_sampling, mean_and_error, quad
 from jaxphot.stamps import local_cd, make_stamp
@@ -34,7 +35,8 @@ class Prepared:
     optics : Optics or None
         For images with a PSF.
     psf : PSF or None
-        The image's, from which stamps' optics are made.
+        The image's, from which stamps' optics are made: where it varies, that at each stamp's middle. The frame's are
+        of the PSF at its middle.
     sampling : rule
         Static.
     """
@@ -67,7 +69,8 @@ def prepare(image, sampling=DEFAULT_SAMPLING):
     cells = Cells(image.transform.whole, start, size, tuple(image.shape))
     optics = None
     if image.psf is not None:
-        optics = make_optics(image.psf, image.transform, image.shape, image.dtype)
+        psf = image.psf.at(*_middle(image.shape))
+        optics = make_optics(psf, image.transform, image.shape, image.dtype)
     return Prepared(image.transform, cells, cells.area(), optics, image.psf, sampling)
 
 
@@ -169,7 +172,7 @@ def stamp_frame(prepared, copies, pairs=()):
     if live:
         psf = _optics_stamp(prepared, *live[0])
     cells = replace(prepared.cells, shape=copies.stamp)
-    optics = None if psf is None else make_optics(psf, prepared.transform, copies.stamp, dtype)
+    optics = None if psf is None else make_optics(psf.at(*_middle((ny, nx))), prepared.transform, copies.stamp, dtype)
     return Prepared(prepared.transform, cells, cells.area(), optics, psf, prepared.sampling)
 
 
@@ -183,9 +186,19 @@ def _placed(stamp, first):
     place = first.astype(stamp.area.dtype)
     cells, optics = _at(stamp.cells, place), stamp.optics
     if optics is not None:
+        if not isinstance(stamp.psf, PSF):  # it varies: that at the stamp's middle
+            i, j = _middle(cells.shape)
+            psf, rough = stamp.psf.at(place[0] + i, place[1] + j), optics.cells.rough
+            optics = make_optics(psf, stamp.transform, cells.shape, stamp.area.dtype)
+            optics = replace(optics, cells=replace(optics.cells, rough=rough))
         moved = _at(optics.cells, place)
         optics = replace(optics, cells=moved, area=moved.area())
     return Prepared(Shifted(stamp.transform, place), cells, cells.area(), optics, stamp.psf, stamp.sampling)
+
+
+def _middle(shape):
+    """Pixel coordinates (i, j) of the middle of a frame."""
+    return (shape[1] - 1) / 2, (shape[0] - 1) / 2
 
 
 def _at(cells, place):

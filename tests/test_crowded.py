@@ -218,6 +218,20 @@ def test_padded_catalogue_is_the_same_fit_in_one_program(field):
             assert np.all(np.isnan(fit.stderr["stars"]["flux"][12:]))
 
 
+def test_a_group_of_one_beside_another(field):
+    truth, image = field
+    stars = {
+        name: {k: v[part] for k, v in truth["stars"].items()} for name, part in (("a", np.s_[:1]), ("b", np.s_[1:]))
+    }
+    point = jp.models.point_source
+    model = jp.scene(a=jp.many(point, stamp=25), b=jp.many(point, stamp=27), sky=jp.models.flat_sky)
+    fit = jp.fit(model, {**stars, "sky": {"I0": 3.0}}, image)
+    assert int(fit.status) == 0, jp.status_message(fit)
+    for name in "ab":
+        pull = (np.asarray(fit.params[name]["flux"]) - stars[name]["flux"]) / fit.stderr[name]["flux"]
+        assert np.max(np.abs(pull)) < 4
+
+
 def test_forced_photometry_is_one_linear_solve(field, sparse):
     truth, image = field
     fit = jp.fit(

@@ -32,6 +32,7 @@ ORDER = [
     "transforms.reprojected",
     "transforms.leaves",
     "psf",
+    "varying_psf",
     "noise",
     "image",
     "models.splines",
@@ -69,6 +70,9 @@ ORDER = [
     "image_sets",
     "joint_start",
     "initialize",
+    "detections",
+    "scene_start",
+    "deblend",
     "fitting.equations",
     "fitting.lm",
     "fitting.blocks",
@@ -102,8 +106,10 @@ ORDER = [
     "refits",
     "hdus",
     "fits",
+    "psf_files",
     "ccddata",
     "catalog",
+    "source_table",
     "export",
     "drawing",
     "plot.marks",
@@ -112,6 +118,7 @@ ORDER = [
     "plot.curves",
     "plot.corners",
     "plot.sheets",
+    "plot.scenes",
     "plot",
     "about",
     "cli",
@@ -130,7 +137,16 @@ ORDER = [
 ]
 
 LONGEST = 400
-ASTROPY_ALLOWED = {"fits", "hdus", "ccddata", "catalog", "export", "drawing"}  # and the command line
+ASTROPY_ALLOWED = {
+    "fits",
+    "psf_files",
+    "hdus",
+    "ccddata",
+    "catalog",
+    "source_table",
+    "export",
+    "drawing",
+}  # and the command line
 MATPLOTLIB_ALLOWED = {"drawing"}  # and plot
 
 

@@ -337,6 +337,8 @@ def couple(left, right, left_first, right_first, pairs):
     (M, p, q) array
     """
     (_, p, ly, lx), q = left.shape, right.shape[1]
+    if not len(pairs):  # of a group of one copy
+        return jnp.zeros((0, p, q), left.dtype)
 
     def one(pair):
         a, b = pair

@@ -8,6 +8,7 @@ from jaxphot.plot.corners import corner
 from jaxphot.plot.curves import convergence, profile
 from jaxphot.plot.maps import image, model, pixel_area_map, pixel_footprint, psf, residual
 from jaxphot.plot.marks import compass, scale_bar
+from jaxphot.plot.scenes import scene
 from jaxphot.plot.sheets import batch, thumbnail
 from jaxphot.plot.triptychs import joint, triptych
 
@@ -25,6 +26,7 @@ __all__ = [
     "psf",
     "residual",
     "scale_bar",
+    "scene",
     "thumbnail",
     "triptych",
 ]
