@@ -78,8 +78,8 @@ def initialize_scene(
     >>> image = jp.make_image(data, std=1.0)
     >>> segmentation = np.where(data > 8, np.where(x < 40, 1, 2), 0)
     >>> model, start, windows = initialize_scene(image, segmentation, model=jp.models.exponential, side=41)
-    >>> list(start), list(windows), start["galaxies67"]["center"].round().tolist()
-    (['galaxies67', 'sky'], [1, 2], [[20.0, 30.0], [55.0, 25.0]])
+    >>> list(start), list(windows), start["galaxies41"]["center"].round().tolist()
+    (['galaxies41', 'galaxies67', 'sky'], [2, 1], [[55.0, 25.0]])
     """
     check_image(image)
     check_part("model", model)

@@ -203,8 +203,8 @@ def make_grid_psf(stamps, positions, *, oversample=1, center=None, integrated=Fa
     >>> y, x = np.mgrid[-7:8, -7:8]
     >>> stamps = [np.exp(-(x**2 + y**2) / 2 / sigma**2) / sigma**2 for sigma in (1.0, 2.0)]
     >>> psf = make_grid_psf(stamps, [(0, 50), (100, 50)])
-    >>> [round(float(psf.at(i, 0.0).data.max()), 3) for i in (-10.0, 50.0, 200.0)]
-    [0.159, 0.1, 0.04]
+    >>> [round(float(psf.at(i, 0.0).data.max()), 2) for i in (-10.0, 50.0, 200.0)]
+    [0.16, 0.1, 0.04]
     """
     stamps = _stamps(stamps, "stamps")
     positions = np.asarray(positions, np.float64)

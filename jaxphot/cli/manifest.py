@@ -1,10 +1,11 @@
 """A manifest: a table with a row for each image to fit, and the starts of its parameters.
 
-CSV is read by Python's own reader, ECSV and FITS tables by astropy. Columns that are not known here are left alone.
+CSV is read by Python's own reader, ECSV and FITS tables by astropy, parquet by pyarrow. Columns that are not known here are left alone.
 """
 
 import csv
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,7 @@ def read_manifest(path, declared):
     if not path.is_file():
         raise FileNotFoundError(f"manifest: there is no file {path}")
     try:
-        table = _read_csv(path) if kind == "csv" else _read_table(path, kind)
+        table = _READERS.get(kind, partial(_read_table, kind=kind))(path)
     except Exception as error:  # whatever a reader says of a file that is none of its kind
         raise ValueError(f"manifest: {path} cannot be read: {type(error).__name__}: {error}") from None
     if not table:
@@ -142,6 +143,18 @@ def _read_csv(path):
             for column, cell in zip(columns, row, strict=True):
                 column.append(cell.strip())
     return dict(zip(names, columns, strict=True))
+
+
+def _read_parquet(path):
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise ImportError("a .parquet file needs pyarrow; pip install pyarrow") from None
+    table = parquet.read_table(path)
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+_READERS = {"csv": _read_csv, "parquet": _read_parquet}
 
 
 def _read_table(path, kind):

@@ -10,7 +10,7 @@ from jaxphot.image import check_window
 from jaxphot.models.combinators import components, kind
 from jaxphot.models.copies import Many
 from jaxphot.parameters import check_params, parameters
-from jaxphot.plot.maps import triptych
+from jaxphot.plot.triptychs import triptych
 from jaxphot.render import DEFAULT_SAMPLING
 
 _COLORS = {"extended": "#5ec8f2", "point": "#8df28a"}
