@@ -1,9 +1,10 @@
 # make demo   fit real galaxies; catalogue and pictures in demo_output/
 # make test   all tests at reduced size (minutes); make quick: the fast ones (under a minute); make full: everything
+# make docs   the documentation, in build/docs/index.html
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test quick full lint format bench notebooks clean
+.PHONY: demo test quick full lint format bench notebooks docs clean
 
 demo: .venv/installed
 	$(BIN)/python notebooks/demo.py
@@ -22,6 +23,9 @@ notebooks: .venv/installed-notebooks
 	for notebook in notebooks/*.ipynb; do \
 		$(BIN)/python -m jupyter nbconvert --to notebook --execute --output-dir build/notebooks $$notebook || exit 1; \
 	done
+
+docs: .venv/installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -b html docs build/docs
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

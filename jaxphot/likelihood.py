@@ -126,7 +126,7 @@ def correlated(kernel=None, *, autocorrelation=None, power=None):
     autocorrelation : (h, w) array-like, optional
         Correlation of pixels by their offset, odd sides, offset 0 in the middle.
     power : (ny, nx) array-like, optional
-        Power spectrum in the order of ``np.fft.fft2``, such as the mean |FFT|² of source-free stamps.
+        Power spectrum in the order of ``np.fft.fft2``, such as the mean ``|FFT|²`` of source-free stamps.
 
     Returns
     -------

@@ -59,7 +59,7 @@ class Parameter:
         return jnp.exp(value) if self.is_logarithmic else jnp.asarray(value)
 
     def log_jacobian(self, value):
-        """Value of log |d physical / d internal| at an internal value, summed: it turns a density into the other."""
+        """``log |d physical / d internal|`` at an internal value, summed: it turns a density into the other."""
         return jnp.sum(value) if self.is_logarithmic else jnp.zeros((), jnp.result_type(value, float))
 
 

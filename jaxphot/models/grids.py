@@ -13,7 +13,7 @@ from jaxphot.parameters import Center, Intensity, Length, PositionAngle, Templat
 
 
 def linear(t):
-    """Weight of a node at a distance of t nodes: 1 − |t|. Linear interpolation between neighbours."""
+    """Weight of a node at a distance of t nodes: ``1 − |t|``. Linear interpolation between neighbours."""
     return jnp.maximum(1 - jnp.abs(t), 0)
 
 

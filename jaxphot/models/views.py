@@ -174,7 +174,7 @@ def by_ellipticity(model, *, circularized=True):
     """A model with (e1, e2) instead of q and PA, so that a round source is a point like any other.
 
     ``e1 + i e2 = (1 − q)/(1 + q) · exp(2 i PA)``, the ellipticity that a reduced shear adds to; PA is from North to
-    East. |e| < 1; each component is bounded by ±0.7, so that q stays above 0.005.
+    East. ``|e| < 1``; each component is bounded by ±0.7, so that q stays above 0.005.
 
     Parameters
     ----------
