@@ -63,6 +63,7 @@ def test_fits_agree_with_float64():
         assert np.max(fits[np.float32].steps) <= np.max(fits[np.float64].steps) + 5, scale
 
 
+@pytest.mark.full
 def test_high_signal_to_noise():
     """S/N 10⁴: rounding of the model is a good part of the noise, and the fit still ends."""
     single = [jax.tree.map(lambda leaf: leaf.astype(np.float32), image) for image in images(1.0, snr=1e4)]

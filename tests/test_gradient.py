@@ -30,6 +30,7 @@ def test_lbfgs_finds_the_minimum_of_fit():
     assert_allclose(np.nanmin(history), fit.chi2 / 2, rtol=1e-6)
 
 
+@pytest.mark.full
 def test_adam_with_a_schedule_prior_and_fixed():
     optimizer = optax.adam(optax.cosine_decay_schedule(0.2, 300))
     options = {"fixed": {"sky": {"I0": 1.5}}, "priors": {"galaxy": {"q": jp.priors.normal(0.5, 0.01)}}}

@@ -90,6 +90,7 @@ def test_with_other_likelihoods(likelihood):
             assert_allclose(got[key], want, rtol=3e-6, atol=3e-6 * np.max(np.abs(want)), err_msg=f"{name} {key}")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("bounds", [{"sigma": (0.5, 2.2)}, {"q": (0.7, 0.9)}], ids=["box", "ring"])
 def test_at_a_bound(bounds):
     """What is held follows its bound, the others the minimum on it; the ring's own curvature counts."""

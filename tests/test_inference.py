@@ -185,6 +185,7 @@ def test_simulated_data_have_the_noise_they_should():
         jp.simulate(SKY, {"I0": 1.0}, LEVEL, jax.random.key(0), jp.likelihood.poisson())
 
 
+@pytest.mark.full
 def test_find_modes_tells_two_stars_from_one():
     """Two equal bumps, one component: each is a minimum."""
     clean = np.asarray(jp.render(MODEL, TRUTH, BLANK, QUAD))

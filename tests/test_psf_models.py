@@ -259,6 +259,7 @@ def test_a_live_psf_draws_as_a_stamp_of_it_would():
     assert np.max(error) < 1e-2 * np.max(value)
 
 
+@pytest.mark.full
 def test_fit_with_a_live_psf():
     assert list(jp.parameters(LIVE)) == ["a", "b", "c", "galaxy", "sky", "psf"]
     image = noisy(1)

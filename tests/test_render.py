@@ -92,6 +92,7 @@ def test_native_stamps_convolve_pixels_as_they_are(truth, key):
         assert np.max(np.abs(got - exact)) < 5e-6 * exact.max(), name
 
 
+@pytest.mark.full
 def test_cells_of_an_oversampled_stamp_by_a_fixed_rule(truth):
     """Truth convolves exact cells with the stamp; what is left is the cusp's integration, by quad(20)."""
     cases, arrays = truth("sersic_psf")

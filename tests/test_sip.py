@@ -562,6 +562,7 @@ def test_injected_galaxies_are_recovered(injected, fitted):
     assert np.all(np.asarray(fitted.chi2) / np.asarray(fitted.dof) < 1.2)
 
 
+@pytest.mark.full
 def test_linear_frame_sees_the_same_galaxy(injected, fitted):
     """The galaxy of the most distorted corner, put into a linear frame of its own."""
     _, truths = injected

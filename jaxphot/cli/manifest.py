@@ -1,6 +1,7 @@
 """A manifest: a table with a row for each image to fit, and the starts of its parameters.
 
-CSV is read by Python's own reader, ECSV and FITS tables by astropy, parquet by pyarrow. Columns that are not known here are left alone.
+CSV is read by Python's own reader, ECSV and FITS tables by astropy, parquet by pyarrow. Columns that are not known here
+are left alone.
 """
 
 import csv
