@@ -10,8 +10,8 @@ def corrected_midpoint(samples, ny, row, ratio):
 
     Parameters
     ----------
-    samples : (…, ≥ (ny + 4) · row) array
-        Flat rows: two rings more than cells.
+    samples : (…, ≥ (ny + 4) · row + `EXTRA`) array
+        Flat rows: two rings more than cells, and as many numbers as are read beyond them (and mean nothing).
     ny, row : int
         Rows of cells; samples a row.
     ratio : (2,) array
@@ -25,7 +25,7 @@ def corrected_midpoint(samples, ny, row, ratio):
     (si, sj), around = ratio, _neighbours(samples, ny, row)
     second_i, second_j, mixed = si**2 / 24, sj**2 / 24, (si * sj) ** 2 / 576
     fourth_i, fourth_j = (side**4 / 1920 - side**2 / 288 for side in (si, sj))
-    return _filled(
+    return (
         (1 - 2 * (second_i + second_j) + 6 * (fourth_i + fourth_j) + 4 * mixed) * around((0, 0))
         + (second_i - 4 * fourth_i - 2 * mixed) * around((1, 0), (-1, 0))
         + (second_j - 4 * fourth_j - 2 * mixed) * around((0, 1), (0, -1))
@@ -59,12 +59,12 @@ def far_and_error(samples, ny, row, ratio):
     tiny = jnp.finfo(mean.dtype).tiny
     second = size[0] + size[1] + tiny
     fourth = size[2] + size[3] + size[4] + 3 * second * jnp.minimum(second / (jnp.abs(mean) + tiny), 1)
-    return _filled(mean), _filled(fourth * jnp.minimum(6 * fourth / second, 1))
+    return mean, fourth * jnp.minimum(6 * fourth / second, 1)
 
 
 def _neighbours(samples, ny, row):
-    """A function: the sum of the samples at offsets (di, dj) from every cell but the last few, which mean nothing."""
-    first, count = 2 * row + 2, ny * row - EXTRA
+    """A function: the sum of the samples at offsets (di, dj) from every cell."""
+    first, count = 2 * row + 2, ny * row
 
     def around(*offsets):
         parts = [samples[..., first + dj * row + di :][..., :count] for di, dj in offsets]
@@ -72,7 +72,3 @@ def _neighbours(samples, ny, row):
 
     return around
 
-
-def _filled(values):
-    """With zeros for the last few cells, as long as all rows."""
-    return jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, EXTRA)])

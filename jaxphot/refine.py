@@ -153,7 +153,7 @@ def _means(sample, planes, tol, layout, frame, place, rough):
     start, size = place
     orders, half, row = choose_orders(tol), size / 2, nx + EXTRA
     grid = _grid_nodes(layout, start, frame)
-    blocks = -(-grid.shape[1] // orders.block)
+    blocks = -(-(grid.shape[1] + EXTRA) // orders.block)
     grid_turns = min(max(blocks // _WIDTH, 1), _TURNS)
     width = -(-blocks // grid_turns)
     length = width * orders.block
