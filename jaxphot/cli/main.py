@@ -45,6 +45,7 @@ examples:
   jaxphot batch cutouts.csv --psf psf.fits --out results
   jaxphot batch catalogue.ecsv --image frame.fits --sigma auto --size 64 --model "sersic + flat_sky"
   jaxphot batch cutouts.csv --part $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT --out results
+  srun jaxphot batch cutouts.csv --distributed --out results
   jaxphot show results --html results.html
 """
 
@@ -195,7 +196,12 @@ def _add_batch(commands):
     parser.add_argument(
         "--part", metavar="K/N", help="fit the K-th of N parts only (K from 0), for N processes or machines"
     )
-    parser.add_argument("--distributed", action="store_true", help="take K and N from jax.distributed")
+    parser.add_argument(
+        "--distributed", action="store_true", help="take K and N from jax.distributed (TPU pods, Slurm, Open MPI)"
+    )
+    parser.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="with --part: join through jax.distributed; process 0 listens there"
+    )
     parser.add_argument("--chunk", type=_positive, metavar="N", help="images in one compiled call")
     parser.add_argument("--retry", action="store_true", help="read again what could not be read before")
     parser.add_argument("--restart", action="store_true", help="forget what was fitted before")
@@ -260,9 +266,8 @@ def _window(text):
 
 def _batch(options):
     part = _part(options.part)
-    if options.distributed:
-        jax.distributed.initialize()
-        part = (jax.process_index(), jax.process_count())
+    if options.distributed or options.coordinator:
+        part = _joined(options)
     task = _task(options)
     from jaxphot.cli.batch import part_store, run_batch
     from jaxphot.cli.catalogue import read_catalogue, write_catalogue
@@ -294,6 +299,31 @@ def _part(text):
     if not match or not int(match[1]) < int(match[2]):
         raise ValueError(f"--part: expected K/N with K from 0 to N − 1, such as 0/4, got {text!r}")
     return int(match[1]), int(match[2])
+
+
+def _joined(options):
+    """(K, N) of this process among those that `jax.distributed` brings together.
+
+    They part again at once: a process that dies would otherwise take the others with it, and the quickest would wait.
+    """
+    known = {}
+    if options.coordinator:
+        if not re.fullmatch(r"[^\s:]+:\d{1,5}|\[[\da-fA-F:.]+\]:\d{1,5}", options.coordinator):
+            raise ValueError(f"--coordinator: expected HOST:PORT, got {options.coordinator!r}")
+        k, n = _part(options.part)
+        if options.part is None or options.distributed:
+            raise ValueError("--coordinator: give --part K/N with it, and no --distributed")
+        known = {"coordinator_address": options.coordinator, "num_processes": n, "process_id": k}
+    elif options.part is not None:
+        raise ValueError("--part: --distributed finds K and N by itself; give one of them")
+    try:
+        jax.distributed.initialize(**known)
+        found = jax.process_index(), jax.process_count()
+        jax.distributed.shutdown()
+    except Exception as error:
+        hint = "" if known else "; no cluster was found, --coordinator HOST:PORT and --part K/N tell it"
+        raise ValueError(f"--distributed: {' '.join(str(error).split())[:300]}{hint}") from None
+    return found
 
 
 def _stop(*_):
