@@ -20,7 +20,7 @@ exit codes:
   1  an input was wrong; the message says which and why
   2  the command line itself was wrong
   3  finished, but some fits failed: see the columns status and message
-  130, 143  interrupted; the same command goes on from there
+  130, 143  interrupted; the same command goes on from there (batch)
 
 Angles are in degrees, East of North; positions and sizes in arcsec; pixels count from 0.
 """
@@ -80,7 +80,8 @@ def main(arguments=None):
             warnings.simplefilter("ignore")  # astropy's remarks on headers; what matters is an error or a message
             return options.command(options)
     except KeyboardInterrupt as interrupt:
-        print("jaxphot: interrupted; the same command goes on from here", file=sys.stderr)
+        more = "; the same command goes on from here" if options.command is _batch else ""
+        print(f"jaxphot: interrupted{more}", file=sys.stderr)
         return interrupt.args[0] if interrupt.args else INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has had enough
@@ -174,6 +175,7 @@ def _add_fit(commands):
     parser = _command(commands, "fit", "fit one image", _FIT_EXAMPLES, _fit)
     parser.add_argument("image", help="a FITS file, or file.fits[EXTENSION]")
     parser.add_argument("--window", metavar="I0,I1,J0,J1", help="fit these columns and rows only")
+    parser.add_argument("--plane", type=_index, default=0, metavar="K", help="of a cube, from 0 (default: 0)")
     parser.add_argument(
         "--out", metavar="DIR", help="folder for catalogue, fit, images and picture (default: the image's name)"
     )
@@ -229,6 +231,12 @@ def _positive(text):
     return int(text)
 
 
+def _index(text):
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise argparse.ArgumentTypeError(f"expected a whole number ≥ 0, got {text!r}")
+    return int(text)
+
+
 def _task(options):
     """The batch's `Task`; sets JAX's precision, which is this process's own."""
     jax.config.update("jax_enable_x64", options.precision != "float32")
@@ -253,7 +261,7 @@ def _fit(options):
 
     task = _task(options)
     window = None if options.window is None else _window(options.window)
-    converged = run_fit(task, options.image, options.out, window, draw=not options.no_plot)
+    converged = run_fit(task, options.image, options.out, window, draw=not options.no_plot, plane=options.plane)
     return OK if converged else SOME_FAILED
 
 
@@ -270,8 +278,9 @@ def _batch(options):
         part = _joined(options)
     task = _task(options)
     from jaxphot.cli.batch import part_store, run_batch
-    from jaxphot.cli.catalogue import read_catalogue, write_catalogue
+    from jaxphot.cli.catalogue import check_name, read_catalogue, write_catalogue
 
+    check_name(options.catalogue)  # before hours of fitting
     signal.signal(signal.SIGTERM, _stop)
     numbers = run_batch(
         task, options.manifest, options.out, part=part, chunk=options.chunk, retry=options.retry,
