@@ -145,7 +145,9 @@ def describe(row, names, message):
             lines.append(f"  {name:<24}{in_digits(value, error)}  {'' if unit is None else unit.to_string()}".rstrip())
         elif "." in name and not name.endswith(("_err", "_mag")):
             value, unit = getattr(row[name], "value", row[name]), getattr(row[name], "unit", None)
-            lines.append(f"  {name:<24}{float(value):.6g}  {'' if unit is None else unit.to_string()}".rstrip() + "  (held)")
+            lines.append(
+                f"  {name:<24}{float(value):.6g}  {'' if unit is None else unit.to_string()}".rstrip() + "  (held)"
+            )
     chi2, dof = float(row["chi2"]), int(row["dof"])
     lines.append(f"  χ² = {chi2:.6g} for {dof} degrees of freedom ({chi2 / max(dof, 1):.4g}); {message}")
     return "\n".join(lines)

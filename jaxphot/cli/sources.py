@@ -261,7 +261,7 @@ def remark_on_noise(count):
     """What to tell the user of images without noise."""
     images = "the image has" if count == 1 else f"{count} images have"
     return (
-        f"jaxphot: note: {images} no noise: σ = 1 was taken for every pixel, so that neither χ² nor errors mean anything;"
+        f"jaxphot: note: {images} no noise: σ = 1 was taken for every pixel, so neither χ² nor errors mean anything;"
         " give --sigma, --variance or --ivar, or --sigma auto to estimate it from the pixels"
     )
 
