@@ -113,10 +113,8 @@ def _guide_files():
     jp.write_galfit("galfit.feedme", model, start, image, files=files)
 
 
-FULL = pytest.mark.full
-
-
-@pytest.mark.parametrize("page", [pytest.param("start", marks=FULL), pytest.param("many", marks=FULL), "translation"])
+@pytest.mark.full
+@pytest.mark.parametrize("page", ["start", "many", "translation"])
 def test_guide_runs_as_printed(page, tmp_path, monkeypatch, capsys):
     """Commands and Python in the pages' order, but for what needs a cluster; tables in them are files."""
     monkeypatch.chdir(tmp_path)
