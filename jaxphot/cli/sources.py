@@ -189,7 +189,8 @@ class _Frame:
             self.hdu = self.file.image_hdu("image", key, cubes=True)
             self.shape = tuple(self.hdu.shape[-2:])
             self.exact = header_transform(self.file, self.hdu, self.shape)
-            self.transform = jax.tree.map(np.asarray, self.exact.astype(dtype))
+            cast = self.exact if self.exact.crval.dtype == dtype else self.exact.astype(dtype)
+            self.transform = jax.tree.map(np.asarray, cast)
             self.zeropoint = header_zeropoint(self.file, self.hdu)
             self.own = self._own() if "JAXPHOT" in self.hdu.header else {}
         except BaseException:
