@@ -1,6 +1,7 @@
 """What the documentation shows is what happens."""
 
 import doctest
+import functools
 import importlib
 import inspect
 import json
@@ -67,6 +68,13 @@ def test_every_example_is_run():
         doc = inspect.getdoc(value) or ""
         if "Examples\n---" in doc:
             assert ">>>" in doc, name
+
+
+def test_reference_has_every_public_name():
+    named = set(re.findall(r"^   ([\w.]+)$", (ROOT / "docs" / "api.rst").read_text(), re.MULTILINE))
+    public = {name for name in jp.__all__ if not inspect.ismodule(getattr(jp, name))}
+    assert public <= named, public - named
+    assert all(functools.reduce(getattr, name.split("."), jp) is not None for name in named)
 
 
 README = ROOT / "README.md"
