@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test quick full lint format bench notebooks docs clean
+.PHONY: demo test quick full lint types format bench notebooks docs clean
 
 demo: .venv/installed
 	$(BIN)/python notebooks/demo.py
@@ -16,7 +16,7 @@ quick: .venv/installed-test
 	$(BIN)/python -m pytest -n auto -m "not full" tests/test_numerics.py tests/test_parameters.py tests/test_image.py \
 		tests/test_linear.py tests/test_lm.py tests/test_layout.py tests/test_bad_input.py
 
-full: .venv/installed-test notebooks
+full: .venv/installed-test notebooks types
 	$(BIN)/python -m pytest -n auto
 
 notebooks: .venv/installed-notebooks
@@ -30,6 +30,9 @@ docs: .venv/installed-docs
 lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: .venv/installed-test
+	$(BIN)/mypy
 
 format: .venv/installed-test
 	$(BIN)/ruff check --fix .

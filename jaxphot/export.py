@@ -41,9 +41,7 @@ def write_table(path, table, overwrite=False):
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_table(folder + "/sky.csv", table)
     """
-    kind = _TABLES.get(Path(path).suffix.lower())
-    if kind is None:
-        raise ValueError(f"path: expected a name that ends in {', '.join(_TABLES)}, got {str(path)!r}")
+    kind = table_format(path)
     if not isinstance(table, Table):
         raise TypeError(f"table: expected an astropy Table, got {type(table).__name__}")
     with written_at_once(path, overwrite) as temporary:
@@ -53,6 +51,20 @@ def write_table(path, table, overwrite=False):
             Table(table, copy=False).write(temporary, format="ascii.csv")
         else:
             QTable(table, copy=False).write(temporary, format=kind)
+
+
+def table_format(path):
+    """What a file's ending says of its format: csv, parquet, or astropy's name.
+
+    Raises
+    ------
+    ValueError
+        No table is written to files of such a name.
+    """
+    kind = _TABLES.get(Path(path).suffix.lower())
+    if kind is None:
+        raise ValueError(f"path: expected a name that ends in {', '.join(_TABLES)}, got {str(path)!r}")
+    return kind
 
 
 def _write_parquet(path, table):

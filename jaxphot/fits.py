@@ -171,8 +171,10 @@ def header_transform(file, science, frame):
     if stored is not None:
         return stored
     try:
-        wcs = read_wcs(science.header, file.hdus)
-        transform = transform_from_wcs(wcs, frame) if wcs.has_celestial else make_linear(pixelscale=1.0)
+        says_axes = any(key.startswith("CTYPE") for key in science.header)  # else astropy need not be asked
+        wcs = read_wcs(science.header, file.hdus) if says_axes else None
+        is_on_sky = wcs is not None and wcs.has_celestial
+        transform = transform_from_wcs(wcs, frame) if is_on_sky else make_linear(pixelscale=1.0)
         footprint = footprint_of_header(science.header)
         return transform if footprint is None else make_cmos(transform, *footprint)
     except (ValueError, KeyError, MemoryError) as error:  # among them all that wcslib raises

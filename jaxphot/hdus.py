@@ -131,7 +131,8 @@ def _open(path, argument):
                 hdus.close()
                 raise
     except Exception as error:  # astropy raises nearly anything for headers that make no sense
-        raise ValueError(f"{argument}: {path} is not a readable FITS file: {error or type(error).__name__}") from None
+        reason = str(error).partition(" If this is really a FITS")[0] or type(error).__name__
+        raise ValueError(f"{argument}: {path} is not a readable FITS file: {reason}") from None
     if any("truncated" in str(remark.message) for remark in remarks):
         hdus.close()
         raise ValueError(f"{argument}: {path} is not a readable FITS file: it is truncated")

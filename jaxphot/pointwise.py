@@ -213,7 +213,7 @@ class Planes(NamedTuple):
         What the derivatives are multiplied with and summed to give the tangent.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple's own is not wanted
     sample: object
     weights: jax.Array
 

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -489,6 +490,29 @@ def test_parts_make_the_whole(capsys):
     assert "--part: expected K/N" in capsys.readouterr().err
 
 
+def test_processes_that_jax_distributed_brings_together():
+    """Two on this machine (gloo): each fits its part and writes its own files; together they are the whole."""
+    _cube(7)
+    assert cli.main(BATCH) == 0
+    whole = read_catalogue("out")
+    shutil.rmtree("out")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    processes = [_start_process("--coordinator", address, "--part", f"{k}/2") for k in range(2)]
+    said = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert [status_counts(out) for out, _ in said] == [(4, 0), (3, 0)]
+    assert len(QTable.read("out/catalogue.00001-of-00002.ecsv")) == 3
+    together = read_catalogue("out")
+    assert together.colnames == whole.colnames
+    for name in whole.colnames:
+        if whole[name].dtype.kind == "f":  # another size of chunk is another program
+            np.testing.assert_allclose(together[name], whole[name], rtol=1e-6, err_msg=name)
+        else:
+            np.testing.assert_array_equal(together[name], whole[name], err_msg=name)
+
+
 # --- what users get wrong -------------------------------------------------------------------------------------------
 
 
@@ -505,6 +529,9 @@ def test_parts_make_the_whole(capsys):
         (["batch", "rows.csv", "--start", "galaxy.n"], "--start: expected galaxy.n=value"),
         (["batch", "rows.csv", "--out", "rows.csv/x"], "--out: "),
         (["show", "nothing"], "there are no results"),
+        (["batch", "rows.csv", "--coordinator", "here", "--part", "0/2"], "--coordinator: expected HOST:PORT"),
+        (["batch", "rows.csv", "--coordinator", "here:1234"], "--coordinator: give --part K/N"),
+        (["batch", "rows.csv", "--distributed", "--part", "0/2"], "--part: --distributed finds K and N by itself"),
     ],
 )
 def test_errors_are_one_line(arguments, words, capsys):

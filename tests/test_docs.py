@@ -1,12 +1,14 @@
 """What the documentation shows is what happens."""
 
 import doctest
+import functools
 import importlib
 import inspect
 import json
 import os
 import pkgutil
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,10 +18,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from astropy.io import fits
+from astropy.table import QTable
 from cases import ELLIPSE, Case
 from numpy.testing import assert_allclose
 
 import jaxphot as jp
+from jaxphot.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 MODULES = ["jaxphot", *(module.name for module in pkgutil.walk_packages(jp.__path__, "jaxphot."))]
@@ -65,6 +70,13 @@ def test_every_example_is_run():
             assert ">>>" in doc, name
 
 
+def test_reference_has_every_public_name():
+    named = set(re.findall(r"^   ([\w.]+)$", (ROOT / "docs" / "api.rst").read_text(), re.MULTILINE))
+    public = {name for name in jp.__all__ if not inspect.ismodule(getattr(jp, name))}
+    assert public <= named, public - named
+    assert all(functools.reduce(getattr, name.split("."), jp) is not None for name in named)
+
+
 README = ROOT / "README.md"
 
 
@@ -83,6 +95,63 @@ def test_readme_runs_as_printed(tmp_path):
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
+
+
+def _guide_files():
+    """What the pages of the guide read: a frame of three galaxies and their cutouts, noise, PSF, tables, a feedme."""
+    rng = np.random.default_rng(5)
+    places = [(20.0, 21.0), (60.0, 25.0), (30.0, 62.0)]
+    parts = {f"g{n}": jp.models.sersic for n in range(3)} | {"sky": jp.models.flat_sky}
+    shape = {"q": 0.7, "PA": 0.5, "n": 1.5, "Re": 4.0, "Ie": 20.0}
+    truth = {f"g{n}": {"center": place, **shape} for n, place in enumerate(places)} | {"sky": {"I0": 5.0}}
+    stamp = np.exp(-0.5 * np.hypot(*np.mgrid[-3:4, -3:4]) ** 2)
+    empty = jp.make_image(np.zeros((84, 84)), std=1.0, psf=jp.make_psf(stamp))
+    frame = np.asarray(jp.render(jp.scene(**parts), truth, empty)) + rng.normal(size=(84, 84))
+    fits.writeto("frame.fits", frame)
+    fits.writeto("psf.fits", stamp)
+    fits.writeto("sigma.fits", np.ones((32, 32)))
+    for name, (x, y) in zip(("galaxy", "second", "third"), places, strict=True):
+        i, j = int(x) - 16, int(y) - 16
+        fits.writeto(f"{name}.fits", frame[j : j + 32, i : i + 32])
+    Path("catalogue.csv").write_text("id,x,y\n" + "\n".join(f"s{n},{x},{y}" for n, (x, y) in enumerate(places)) + "\n")
+    image = jp.read_fits("galaxy.fits", std="sigma.fits", zeropoint=25.0)
+    model = jp.scene(galaxy=jp.models.sersic, sky=jp.models.flat_sky)
+    start = {"galaxy": {"center": (16.0, 16.0), **shape}, "sky": {"I0": 5.0}}
+    files = {"data": "galaxy.fits", "sigma": "sigma.fits"}
+    jp.write_galfit("galfit.feedme", model, start, image, files=files)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("page", ["start", "many", "translation"])
+def test_guide_runs_as_printed(page, tmp_path, monkeypatch, capsys):
+    """Commands and Python in the pages' order, but for what needs a cluster; tables in them are files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jaxphot.fitting.compiled.enable_compilation_cache", lambda: None)
+    _guide_files()
+    text = (ROOT / "docs" / "start.md").read_text()
+    Path("cutouts.csv").write_text(re.search(r"^```\n(id,.*?)^```", text, re.DOTALL | re.MULTILINE)[1])
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    ran, names = 0, {"jp": jp}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for language, block in re.findall(r"^```(sh|python)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            if language == "python":
+                program = compile(block, page, "exec")
+                if "Client(" not in block:
+                    exec(program, names)
+                continue
+            for line in block.splitlines():
+                words = shlex.split(line, comments=True)
+                if words[:1] == ["jaxphot"] and "--coordinator" not in words:
+                    assert cli.main(words[1:]) == 0, (line, capsys.readouterr())
+                    ran += 1
+    assert ran == {"start": 6, "many": 2, "translation": 0}[page]
+    if page == "start":
+        for folder in ("results", "from_frame"):
+            table = QTable.read(f"{folder}/catalogue.ecsv")
+            assert_allclose(table["galaxy.Re"].value, 4.0, atol=0.8)
+            assert list(table["message"]) == ["converged"] * 3
+        assert {"triptych.png", "images.fits", "catalogue.ecsv"} <= set(os.listdir("galaxy"))
+        assert Path("results.html").stat().st_size > 10_000
 
 
 def test_contributing_adds_what_it_says():

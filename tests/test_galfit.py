@@ -300,6 +300,41 @@ def test_astrophot_image(tmp_path):
     assert np.isnan(jp.read_astrophot(tmp_path / "bare.fits", ivar=np.ones((12, 10))).zeropoint)
 
 
+def test_astrophot_image_of_older_versions(tmp_path):
+    """No CD matrix but texts, and planes that say what they are by a key."""
+    header = fits.Header()
+    header.update({"PXLSCALE": "[[-0.2, 0.01], [0.01, 0.2]]", "REFIMGIJ": "[-0.5, -0.5]", "REFIMGXY": "[3.0, -4.0]"})
+    header.update(
+        {"REFRADEC": "[150.0, 2.0]", "REFPLNXY": "[0.0, 0.0]", "PROJ": "gnomonic", "PXL_SHPE": "[10.0, 12.0]"}
+    )
+    header.update({"ZEROPNT": "22.5", "IMAGE": "PRIMARY"})
+    rng = np.random.default_rng(1)
+    data, weight = rng.normal(size=(12, 10)), rng.uniform(1, 2, (12, 10))
+    mask = np.zeros((12, 10), int)
+    mask[2, 3] = 1
+    stamp = {"PXLSCALE": "[[-0.1, 0.005], [0.005, 0.1]]", "IMAGE": "PSF"}
+    planes = [(weight, {"IMAGE": "WEIGHT"}), (mask, {"IMAGE": "MASK"}), (np.ones((6, 6)), stamp)]
+    hdus = [fits.PrimaryHDU(data, header), *(fits.ImageHDU(values, fits.Header(keys)) for values, keys in planes)]
+    fits.HDUList(hdus).writeto(tmp_path / "target.fits")
+    image = jp.read_astrophot(tmp_path / "target.fits")
+    assert_allclose(image.ivar, np.where(mask, 0, weight))
+    assert float(image.zeropoint) == 22.5
+    assert image.psf.oversample == 2
+    where = np.array([[-0.2, 0.01], [0.01, 0.2]]) @ [8.5, 3.5] + [3.0, -4.0]
+    assert_allclose(np.array(image.transform.pixel_to_plane(8.0, 3.0)), where, rtol=1e-12)
+    assert_allclose(jp.plane_to_sky(0.0, 0.0, image.transform.crval), (150.0, 2.0), rtol=1e-12)
+    for key, value, words in (("PXLSCALE", "__import__('os')", "PXLSCALE: expected 4 numbers"),
+                              ("PROJ", "orthographic", "expected 'gnomonic'")):  # fmt: skip
+        bad = header.copy()
+        bad[key] = value
+        fits.writeto(tmp_path / "bad.fits", data, bad, overwrite=True)
+        with pytest.raises(ValueError, match=words):
+            jp.read_astrophot(tmp_path / "bad.fits")
+    header["ZEROPNT"] = "None"
+    fits.writeto(tmp_path / "bare.fits", data, header)
+    assert np.isnan(jp.read_astrophot(tmp_path / "bare.fits", ivar=np.ones((12, 10))).zeropoint)
+
+
 def test_photutils_catalogue():
     """A flattened Gaussian drawn, measured by its moments, is where and as it was."""
     catalogs = pytest.importorskip("photutils.segmentation")

@@ -1,6 +1,7 @@
 """Pictures show what they say: the right pixels, where they are, on the right scale."""
 
 import dataclasses
+import inspect
 from itertools import pairwise
 
 import jax
@@ -47,6 +48,13 @@ def _image(transform=None, **arguments):
 def _shown(ax):
     (artist,) = [*ax.images, *ax.collections]
     return artist, np.ma.asarray(artist.get_array()).reshape(SHAPE)
+
+
+def test_every_picture_takes_axes():
+    """And makes them where none are given; a thumbnail is pixels."""
+    for name in set(jp.plot.__all__) - {"thumbnail"}:
+        parameters = inspect.signature(getattr(jp.plot, name)).parameters
+        assert [parameters[key].default for key in ("ax", "axes") if key in parameters] == [None], name
 
 
 def test_image_shows_the_data_and_masks():

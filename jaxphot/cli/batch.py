@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from jaxphot.cli.expressions import declared_leaves, parse_bounds, parse_model, parse_values
 from jaxphot.cli.manifest import read_manifest
-from jaxphot.cli.sources import Sources
+from jaxphot.cli.sources import Sources, remark_on_noise
 from jaxphot.cli.store import Record, Store
 from jaxphot.fitting.result import NOT_FITTED
 from jaxphot.fitting.stream import fit_stream
@@ -180,6 +180,7 @@ class _Run:
         self.task, self.manifest, self.store = task, manifest, store
         self.fitted, self.failed = 0, 0
         self._failures, self._zeropoints = [], {}
+        self._sources = Sources(manifest, task.given, task.dtype)
         self._declared = declared_leaves(task.model).keys()
         watched = sys.stderr.isatty()
         self._bar = tqdm(
@@ -200,9 +201,11 @@ class _Run:
                 )
         finally:
             self._store_failures()
+            if self._sources.without_noise:
+                print(remark_on_noise(self._sources.without_noise), file=sys.stderr)
 
     def _items(self, todo):
-        sources = Sources(self.manifest, self.task.given, self.task.dtype)
+        sources = self._sources
         try:
             for row in todo:
                 try:

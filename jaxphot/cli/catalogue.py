@@ -1,5 +1,6 @@
 """The catalogue of a batch: the rows of one or several stores as one table."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,20 @@ def _block(store, model, records):
     table.replace_column("message", np.asarray(message))
     table.add_column(rows, 0, "row")
     return table
+
+
+def check_name(name):
+    """Refuse what cannot be the name of a catalogue in a folder of results."""
+    from jaxphot.export import table_format
+
+    if Path(name).name != name:
+        raise ValueError(f"--catalogue: expected the name of a file within --out, got {name!r}")
+    try:
+        kind = table_format(name)
+    except ValueError as error:
+        raise ValueError(f"--catalogue: {str(error).removeprefix('path: ')}") from None
+    if kind == "parquet" and not find_spec("pyarrow"):
+        raise ValueError("--catalogue: a .parquet file needs pyarrow; pip install pyarrow")
 
 
 def write_catalogue(path, table):

@@ -16,6 +16,7 @@ from jaxphot.pytree import leaves_with_names
 
 _TOKEN = re.compile(r"\s*(?:(-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)|([A-Za-z]\w*)|([+=:(),\[\]])|(\S))")
 _LARGEST = 1e4
+_MOST_PARTS = 100
 _DEPTH = 20  # of brackets in brackets
 
 _PROFILE_MAKERS = {"truncate": modifiers.truncate, "ring": modifiers.ring, "spline": profiles.spline}
@@ -90,6 +91,8 @@ class _Parser:
             elif name in parts:
                 raise self.error(f"two parts are called {name}")
             parts[name] = model
+            if len(parts) > _MOST_PARTS:
+                raise self.error(f"more than {_MOST_PARTS} parts; many(model) is for sources of one kind")
             if self.next() is None:
                 return models.scene(**parts)
             self.take("+")

@@ -20,7 +20,7 @@ exit codes:
   1  an input was wrong; the message says which and why
   2  the command line itself was wrong
   3  finished, but some fits failed: see the columns status and message
-  130, 143  interrupted; the same command goes on from there
+  130, 143  interrupted; the same command goes on from there (batch)
 
 Angles are in degrees, East of North; positions and sizes in arcsec; pixels count from 0.
 """
@@ -45,6 +45,7 @@ examples:
   jaxphot batch cutouts.csv --psf psf.fits --out results
   jaxphot batch catalogue.ecsv --image frame.fits --sigma auto --size 64 --model "sersic + flat_sky"
   jaxphot batch cutouts.csv --part $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT --out results
+  srun jaxphot batch cutouts.csv --distributed --out results
   jaxphot show results --html results.html
 """
 
@@ -79,7 +80,8 @@ def main(arguments=None):
             warnings.simplefilter("ignore")  # astropy's remarks on headers; what matters is an error or a message
             return options.command(options)
     except KeyboardInterrupt as interrupt:
-        print("jaxphot: interrupted; the same command goes on from here", file=sys.stderr)
+        more = "; the same command goes on from here" if options.command is _batch else ""
+        print(f"jaxphot: interrupted{more}", file=sys.stderr)
         return interrupt.args[0] if interrupt.args else INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has had enough
@@ -173,6 +175,7 @@ def _add_fit(commands):
     parser = _command(commands, "fit", "fit one image", _FIT_EXAMPLES, _fit)
     parser.add_argument("image", help="a FITS file, or file.fits[EXTENSION]")
     parser.add_argument("--window", metavar="I0,I1,J0,J1", help="fit these columns and rows only")
+    parser.add_argument("--plane", type=_index, default=0, metavar="K", help="of a cube, from 0 (default: 0)")
     parser.add_argument(
         "--out", metavar="DIR", help="folder for catalogue, fit, images and picture (default: the image's name)"
     )
@@ -195,7 +198,12 @@ def _add_batch(commands):
     parser.add_argument(
         "--part", metavar="K/N", help="fit the K-th of N parts only (K from 0), for N processes or machines"
     )
-    parser.add_argument("--distributed", action="store_true", help="take K and N from jax.distributed")
+    parser.add_argument(
+        "--distributed", action="store_true", help="take K and N from jax.distributed (TPU pods, Slurm, Open MPI)"
+    )
+    parser.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="with --part: join through jax.distributed; process 0 listens there"
+    )
     parser.add_argument("--chunk", type=_positive, metavar="N", help="images in one compiled call")
     parser.add_argument("--retry", action="store_true", help="read again what could not be read before")
     parser.add_argument("--restart", action="store_true", help="forget what was fitted before")
@@ -223,6 +231,12 @@ def _positive(text):
     return int(text)
 
 
+def _index(text):
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise argparse.ArgumentTypeError(f"expected a whole number ≥ 0, got {text!r}")
+    return int(text)
+
+
 def _task(options):
     """The batch's `Task`; sets JAX's precision, which is this process's own."""
     jax.config.update("jax_enable_x64", options.precision != "float32")
@@ -247,7 +261,7 @@ def _fit(options):
 
     task = _task(options)
     window = None if options.window is None else _window(options.window)
-    converged = run_fit(task, options.image, options.out, window, draw=not options.no_plot)
+    converged = run_fit(task, options.image, options.out, window, draw=not options.no_plot, plane=options.plane)
     return OK if converged else SOME_FAILED
 
 
@@ -260,13 +274,13 @@ def _window(text):
 
 def _batch(options):
     part = _part(options.part)
-    if options.distributed:
-        jax.distributed.initialize()
-        part = (jax.process_index(), jax.process_count())
+    if options.distributed or options.coordinator:
+        part = _joined(options)
     task = _task(options)
     from jaxphot.cli.batch import part_store, run_batch
-    from jaxphot.cli.catalogue import read_catalogue, write_catalogue
+    from jaxphot.cli.catalogue import check_name, read_catalogue, write_catalogue
 
+    check_name(options.catalogue)  # before hours of fitting
     signal.signal(signal.SIGTERM, _stop)
     numbers = run_batch(
         task, options.manifest, options.out, part=part, chunk=options.chunk, retry=options.retry,
@@ -294,6 +308,31 @@ def _part(text):
     if not match or not int(match[1]) < int(match[2]):
         raise ValueError(f"--part: expected K/N with K from 0 to N − 1, such as 0/4, got {text!r}")
     return int(match[1]), int(match[2])
+
+
+def _joined(options):
+    """(K, N) of this process among those that `jax.distributed` brings together.
+
+    They part again at once: a process that dies would otherwise take the others with it, and the quickest would wait.
+    """
+    known = {}
+    if options.coordinator:
+        if not re.fullmatch(r"[^\s:]+:\d{1,5}|\[[\da-fA-F:.]+\]:\d{1,5}", options.coordinator):
+            raise ValueError(f"--coordinator: expected HOST:PORT, got {options.coordinator!r}")
+        k, n = _part(options.part)
+        if options.part is None or options.distributed:
+            raise ValueError("--coordinator: give --part K/N with it, and no --distributed")
+        known = {"coordinator_address": options.coordinator, "num_processes": n, "process_id": k}
+    elif options.part is not None:
+        raise ValueError("--part: --distributed finds K and N by itself; give one of them")
+    try:
+        jax.distributed.initialize(**known)
+        found = jax.process_index(), jax.process_count()
+        jax.distributed.shutdown()
+    except Exception as error:
+        hint = "" if known else "; no cluster was found, --coordinator HOST:PORT and --part K/N tell it"
+        raise ValueError(f"--distributed: {' '.join(str(error).split())[:300]}{hint}") from None
+    return found
 
 
 def _stop(*_):

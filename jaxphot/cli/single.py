@@ -1,5 +1,7 @@
 """One image from the command line: a folder with catalogue, fit, images and picture."""
 
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from jaxphot.catalog import save_fit, to_table
 from jaxphot.cli.batch import STORE
 from jaxphot.cli.expressions import declared_leaves
 from jaxphot.cli.manifest import Manifest
-from jaxphot.cli.sources import Sources
+from jaxphot.cli.sources import Sources, remark_on_noise
 from jaxphot.cli.store import Store
 from jaxphot.export import write_table
 from jaxphot.fitting.batch import fit_batch
@@ -22,7 +24,7 @@ from jaxphot.pytree import leaves_with_names
 from jaxphot.render import render
 
 
-def run_fit(task, image, out=None, window=None, draw=True):
+def run_fit(task, image, out=None, window=None, draw=True, plane=0):
     """Fit one image, print its parameters, and write them.
 
     Parameters
@@ -35,6 +37,8 @@ def run_fit(task, image, out=None, window=None, draw=True):
         ``images.fits`` (data, model, residual in σ), ``triptych.png``, and a store, for ``jaxphot show``.
     window : (i0, i1, j0, j1), optional
     draw : bool
+    plane : int
+        Of a cube.
 
     Returns
     -------
@@ -44,12 +48,14 @@ def run_fit(task, image, out=None, window=None, draw=True):
     name = Path(image.partition("[")[0]).name
     folder = Path(name).stem.removesuffix(".fits") if out is None else Path(out)
     folder = Path(folder)
-    row = Manifest(Path(name), {"id": [name], "image": [image]}, declared_leaves(task.model))
+    row = Manifest(Path(name), {"id": [name], "image": [image], "plane": [str(plane)]}, declared_leaves(task.model))
     sources = Sources(row, task.given, task.dtype)
     try:
         cutout = sources.image(0)
     finally:
         sources.close()
+    if sources.without_noise:
+        print(remark_on_noise(1), file=sys.stderr)
     if window is not None:
         cutout = crop(cutout, window)
     declared, given = declared_leaves(task.model), dict(leaves_with_names(task.known))
@@ -78,9 +84,15 @@ def _fit(task, start, image):
     if options.pop("starts", 1) == 1 and task.precision != "mixed":
         return fit(task.model, start, image, fixed=fixed, bounds=bounds, **options)
     precision = "mixed" if task.precision == "mixed" else None
-    fits = fit_batch(
-        task.model, start, [image], fixed=fixed, bounds=bounds, precision=precision, progress=False, **task.options
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "interrupted", RuntimeWarning)  # a batch keeps what was finished; this is none
+        try:
+            fits = fit_batch(
+                task.model, start, [image], fixed=fixed, bounds=bounds, precision=precision, progress=False,
+                **task.options,
+            )  # fmt: skip
+        except RuntimeWarning:
+            raise KeyboardInterrupt from None
     return _first(fits)
 
 
@@ -131,6 +143,11 @@ def describe(row, names, message):
             value, error = (float(getattr(row[key], "value", row[key])) for key in (name, f"{name}_err"))
             unit = getattr(row[name], "unit", None)
             lines.append(f"  {name:<24}{in_digits(value, error)}  {'' if unit is None else unit.to_string()}".rstrip())
+        elif "." in name and not name.endswith(("_err", "_mag")):
+            value, unit = getattr(row[name], "value", row[name]), getattr(row[name], "unit", None)
+            lines.append(
+                f"  {name:<24}{float(value):.6g}  {'' if unit is None else unit.to_string()}".rstrip() + "  (held)"
+            )
     chi2, dof = float(row["chi2"]), int(row["dof"])
     lines.append(f"  χ² = {chi2:.6g} for {dof} degrees of freedom ({chi2 / max(dof, 1):.4g}); {message}")
     return "\n".join(lines)

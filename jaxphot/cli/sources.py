@@ -38,11 +38,17 @@ class Sources:
         What holds for all rows that do not say otherwise, by the names of the manifest's columns, and
         `psf_oversample`.
     dtype : dtype
+
+    Attributes
+    ----------
+    without_noise : int
+        How many images had no noise of any kind, so that every pixel counts with σ = 1.
     """
 
     def __init__(self, manifest, given, dtype):
         self.manifest, self.given, self.dtype = manifest, given, dtype
         self._frames, self._psfs = OrderedDict(), OrderedDict()
+        self.without_noise = 0
 
     def image(self, row):
         """The image of a row.
@@ -59,6 +65,7 @@ class Sources:
         said = {argument: self._said(argument, row) for argument in (*NOISES, "mask", "psf", "gain", "zeropoint")}
         if all(said[argument] is None for argument in NOISES):
             said.update({argument: value for argument, value in frame.own.items() if said[argument] is None})
+        self.without_noise += all(said[argument] is None for argument in NOISES)
         is_estimated = said["sigma"] == "auto"
         if is_estimated:
             said["sigma"] = 1.0
@@ -182,7 +189,8 @@ class _Frame:
             self.hdu = self.file.image_hdu("image", key, cubes=True)
             self.shape = tuple(self.hdu.shape[-2:])
             self.exact = header_transform(self.file, self.hdu, self.shape)
-            self.transform = jax.tree.map(np.asarray, self.exact.astype(dtype))
+            cast = self.exact if self.exact.crval.dtype == dtype else self.exact.astype(dtype)
+            self.transform = jax.tree.map(np.asarray, cast)
             self.zeropoint = header_zeropoint(self.file, self.hdu)
             self.own = self._own() if "JAXPHOT" in self.hdu.header else {}
         except BaseException:
@@ -248,6 +256,15 @@ class _Frame:
         padded = np.full((j1 - j0, i1 - i0), fill, np.result_type(values.dtype, np.float32))
         padded[inside[0] - j0 : inside[1] - j0, inside[2] - i0 : inside[3] - i0] = values
         return padded
+
+
+def remark_on_noise(count):
+    """What to tell the user of images without noise."""
+    images = "the image has" if count == 1 else f"{count} images have"
+    return (
+        f"jaxphot: note: {images} no noise: σ = 1 was taken for every pixel, so neither χ² nor errors mean anything;"
+        " give --sigma, --variance or --ivar, or --sigma auto to estimate it from the pixels"
+    )
 
 
 def _as_number(value):

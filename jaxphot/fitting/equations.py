@@ -24,7 +24,7 @@ class Evaluation(NamedTuple):
     gradient: jax.Array
     hessian: jax.Array
     rounding: jax.Array
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # a tuple's own is not wanted
     signal: jax.Array
 
 

@@ -155,7 +155,7 @@ class _Parted(NamedTuple):
     gradient: jax.Array
     hessian: jax.Array
     rounding: jax.Array
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # a tuple's own is not wanted
     signal: jax.Array
     vectors: tuple
     parts: tuple

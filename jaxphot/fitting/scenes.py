@@ -52,7 +52,7 @@ class Group(NamedTuple):
     copies: Many
     number: int
     coordinates: object
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]  # a tuple's own is not wanted
 
 
 class Layout(NamedTuple):

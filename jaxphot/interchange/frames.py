@@ -71,7 +71,7 @@ class Setup:
         if "data" not in self.files:
             raise ValueError("the set-up names no image; read it with jaxphot.read_fits")
         path, _, extension = str(self.files["data"]).partition("[")
-        known = {} if math.isnan(self.zeropoint) else {"zeropoint": self.zeropoint}
+        known: dict = {} if math.isnan(self.zeropoint) else {"zeropoint": self.zeropoint}
         if extension:
             known["hdu"] = int(name) if (name := extension.rstrip("]")).isdigit() else name
         for role, argument in (("sigma", "std"), ("mask", "mask")):

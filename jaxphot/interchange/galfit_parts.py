@@ -88,7 +88,10 @@ OTHERS = {
     "psf": (models.point_source, (Field("3", "flux", "mag"),)),
 }
 NAMES = (*PROFILES, *OTHERS, "sky")
-WINDINGS = {"powerlaw": (spirals.power_winding, "slope", "number"), "log": (spirals.log_winding, "R_wind", "length")}
+WINDINGS: dict = {
+    "powerlaw": (spirals.power_winding, "slope", "number"),
+    "log": (spirals.log_winding, "R_wind", "length"),
+}
 
 
 @dataclass

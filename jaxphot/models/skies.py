@@ -11,6 +11,8 @@ from jaxphot.models.grids import linear
 from jaxphot.numerics import interpolate
 from jaxphot.parameters import Gradient, Intensity, vector
 
+_HIGHEST_ORDER = 15
+
 
 def flat_sky(x, y, *, I0: Intensity):
     """The same brightness I0 (flux/arcsec²) everywhere."""
@@ -70,7 +72,7 @@ def poly_sky(order, *, origin=(0.0, 0.0), scale=1.0):
     Parameters
     ----------
     order : int
-        Highest total power p + q (static).
+        Highest total power p + q, at most 15 (static).
     origin : (float, float)
         arcsec (static).
     scale : float
@@ -86,8 +88,8 @@ def poly_sky(order, *, origin=(0.0, 0.0), scale=1.0):
     >>> float(poly_sky(1)({"coefficients": jnp.asarray([5.0, 2.0, -1.0])}, 1.0, 3.0))
     4.0
     """
-    if isinstance(order, bool) or int(order) != order or order < 0:
-        raise ValueError(f"order: expected an integer ≥ 0, got {order!r}")
+    if isinstance(order, bool) or int(order) != order or not 0 <= order <= _HIGHEST_ORDER:
+        raise ValueError(f"order: expected an integer from 0 to {_HIGHEST_ORDER}, got {order!r}")
     if not scale > 0:
         raise ValueError(f"scale: expected a length > 0, got {scale!r}")
     return background(PolySky(int(order), (float(origin[0]), float(origin[1])), float(scale)))

@@ -100,4 +100,4 @@ def cd_matrix(cd, pixelscale):
 
 def default_dtype():
     """float64 where the user has enabled it in JAX, else float32."""
-    return jnp.zeros(()).dtype
+    return jnp.result_type(float)  # of no array: to make one takes a call to the device
