@@ -13,6 +13,7 @@ from jaxphot.detections import windows_from_segmentation
 from jaxphot.fitting.batch import BatchError, fit_batch
 from jaxphot.fitting.compiled import compile_fit, enable_compilation_cache
 from jaxphot.fitting.history import fit_history
+from jaxphot.fitting.iterative import fit_iterative
 from jaxphot.fitting.result import Fit, status_message
 from jaxphot.fitting.solve import fit
 from jaxphot.fitting.stream import fit_stream
@@ -105,6 +106,7 @@ __all__ = [
     "fit",
     "fit_batch",
     "fit_history",
+    "fit_iterative",
     "fit_stream",
     "fitting",
     "info",

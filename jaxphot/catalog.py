@@ -16,6 +16,7 @@ from astropy.table import QTable, Table
 
 from jaxphot.fitting import lm
 from jaxphot.fitting.coordinates import scalar_names
+from jaxphot.fitting.neighbours import BlockCovariance
 from jaxphot.fitting.result import Fit, status_message
 from jaxphot.hdus import written_at_once
 from jaxphot.models import metrics, modifiers, profiles, psf_models, skies, special, spirals
@@ -26,6 +27,7 @@ from jaxphot.units import flux_err_to_mag_err, flux_to_mag
 
 _FLUX = u.def_unit("flux")  # stands for the image's unit of data in `Parameter.unit`
 _FORMAT = "jaxphot.Fit"
+_BLOCKS = ("blocks", "corner", "index", "shared")  # arrays of a BlockCovariance
 _KIND = {".fits": "FITS", ".fit": "FITS", ".gz": "FITS", ".ecsv": "ECSV"}
 
 
@@ -233,6 +235,8 @@ def save_fit(path, fit, overwrite=False):
     static, leaves = {}, []
     for field in dataclasses.fields(fit):
         value = getattr(fit, field.name)
+        if isinstance(value, BlockCovariance):
+            value = {name: getattr(value, name) for name in _BLOCKS}
         if field.metadata.get("static", False):
             static[field.name] = value
         else:
@@ -317,6 +321,8 @@ def load_fit(path):
             node = node.setdefault(key, {})
         node[last] = jnp.asarray((array[0] if meta["single"] else array).astype(dtype))
     static = {name: tuple(value) if isinstance(value, list) else value for name, value in meta["static"].items()}
+    if isinstance(values["covariance"], dict):
+        values["covariance"] = BlockCovariance(**values["covariance"], size=len(static["names"]))
     return Fit(**{**values, **static})
 
 

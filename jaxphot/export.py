@@ -8,6 +8,7 @@ import numpy as np
 from astropy.table import QTable, Table
 
 from jaxphot.catalog import check_fit, parameter_units
+from jaxphot.fitting.neighbours import BlockCovariance, whole_covariance
 from jaxphot.hdus import written_at_once
 from jaxphot.pytree import leaves_with_names
 
@@ -95,8 +96,8 @@ def to_xarray(fit, ids=None, *, model=None):
     -------
     xarray.Dataset
         Variables by key path (``galaxy.n``; radians stay radians), their errors (``galaxy.n_err``), `covariance`
-        (`parameter`, `parameter_`), `chi2`, `dof`, `steps`, `status`; units in ``.attrs``. A batch has a dimension
-        `fit`.
+        (`parameter`, `parameter_`; left out where it is a `BlockCovariance`), `chi2`, `dof`, `steps`, `status`;
+        units in ``.attrs``. A batch has a dimension `fit`.
 
     Raises
     ------
@@ -120,7 +121,8 @@ def to_xarray(fit, ids=None, *, model=None):
             values = np.asarray(leaf)
             own = tuple(f"{name}_{axis}" for axis in range(values.ndim - len(lead)))
             variables[name + suffix] = (lead + own, values, {"units": units[name]})
-    variables["covariance"] = ((*lead, "parameter", "parameter_"), np.asarray(fit.covariance))
+    if not isinstance(fit.covariance, BlockCovariance):
+        variables["covariance"] = ((*lead, "parameter", "parameter_"), np.asarray(fit.covariance))
     for name in ("chi2", "dof", "steps", "status"):
         variables[name] = (lead, np.asarray(getattr(fit, name)))
     coordinates = {"parameter": list(fit.names), "parameter_": list(fit.names)}
@@ -152,7 +154,7 @@ def to_arviz(fit, *, draws=1000, seed=0):
     arviz = _imported("arviz", "to_arviz")
     if not check_fit(fit):
         raise ValueError("fit: expected one fit, got a batch; take one as jax.tree.map(lambda leaf: leaf[k], fit)")
-    covariance = np.asarray(fit.covariance, np.float64)
+    covariance = np.asarray(whole_covariance("to_arviz", fit), np.float64)
     known = np.isfinite(np.diagonal(covariance)) & (np.diagonal(covariance) > 0)
     covariance = np.where(known[:, None] & known[None, :], covariance, 0.0)
     offsets = np.random.default_rng(seed).multivariate_normal(np.zeros(len(known)), covariance, draws)

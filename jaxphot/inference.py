@@ -18,6 +18,7 @@ from jaxphot.fitting.covariance import inverse_where_free
 from jaxphot.fitting.groups import Joint
 from jaxphot.fitting.implicit import free_hessian
 from jaxphot.fitting.joint import joint_equations
+from jaxphot.fitting.neighbours import whole_covariance
 from jaxphot.fitting.problem import make_joint, make_problem
 from jaxphot.fitting.solve import complete_options
 from jaxphot.fitting.stages import domain_of, evaluation_of, start_of, values_of
@@ -169,7 +170,7 @@ def propagate(function, fit):
     """
     free, rebuild = _free(fit)
     held = ravel_pytree(fit.at_bound)[0].astype(bool) if fit.names else jnp.zeros(0, bool)
-    covariance = jnp.where(held[:, None] | held[None, :], 0, fit.covariance)
+    covariance = jnp.where(held[:, None] | held[None, :], 0, whole_covariance("propagate", fit))
 
     def flat(vector):
         value = jax.tree.map(jnp.asarray, function(rebuild(vector)))

@@ -316,6 +316,11 @@ def _render(model, params, image, sampling, with_error):
 
 def check_image(image):
     """Refuse what is not one Image; a stack is for `fit_batch` or `jax.vmap`."""
+    if isinstance(image, dict):
+        raise TypeError(
+            "image: expected one Image, got a dictionary: sets of images are for fit, fit_batch, initialize,"
+            " log_likelihood, log_density and laplace; here, take one at a time, as separate gives them"
+        )
     if not isinstance(image, Image):
         raise TypeError(f"image: expected an Image made by make_image or read_fits, got {type(image).__name__}")
     if image.data.ndim != 2:

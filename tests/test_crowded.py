@@ -295,3 +295,23 @@ def test_fields_of_different_numbers_in_one_batch_in_float32():
         count = len(truth["stars"]["flux"])
         flux, error = (np.asarray(tree["stars"]["flux"])[lane, :count] for tree in (fits.params, fits.stderr))
         assert np.max(np.abs(flux - truth["stars"]["flux"]) / error) < 4
+
+
+def test_files_and_tables_of_large_fields(field, sparse, tmp_path):
+    """A covariance of blocks comes back exactly; what needs all of it says so."""
+    truth, image = field
+    fit = jp.fit(STARS, truth, image, fixed={"stars": {"center": None}})
+    for name in ("fit.fits", "fit.ecsv"):
+        jp.save_fit(tmp_path / name, fit)
+        again = jp.load_fit(tmp_path / name)
+        assert again.covariance.size == fit.covariance.size == 13
+        for ours, theirs in zip(jax.tree.leaves(fit), jax.tree.leaves(again), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(again.covariance.diagonal(), fit.covariance.diagonal())
+    table = jp.to_table(fit)
+    np.testing.assert_allclose(table["stars.flux[3]_err"], fit.stderr["stars"]["flux"][3])
+    jp.write_table(tmp_path / "fit.csv", table)
+    assert "covariance" not in jp.to_xarray(fit)
+    for use in (jp.to_arviz, jp.plot.corner, lambda own: jp.propagate(lambda p: p["sky"]["I0"], own)):
+        with pytest.raises(ValueError, match="BlockCovariance"):
+            use(fit)

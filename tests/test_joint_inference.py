@@ -107,3 +107,15 @@ def test_log_density_and_draws_of_a_set():
     assert_allclose(np.std(draws["star"]["flux"]["r"]), fit.stderr["star"]["flux"]["r"], rtol=0.1)
     with pytest.raises(ValueError, match="not yet for sets"):
         jp.robust_errors(MODELS, fit, IMAGES, sampling=QUAD)
+
+
+def test_what_is_not_for_sets_says_so():
+    for call in (
+        lambda: jp.simulate(MODELS, TRUTH, IMAGES, jax.random.key(0)),
+        lambda: jp.bootstrap(MODELS, None, IMAGES, jax.random.key(0)),
+        lambda: jp.compile_fit(MODELS, like=IMAGES),
+        lambda: jp.fit_stream(MODELS, [("a", IMAGES, TRUTH)], print),
+        lambda: jp.render(MODELS, TRUTH, IMAGES),
+    ):
+        with pytest.raises(TypeError, match="sets of images are for fit"):
+            call()

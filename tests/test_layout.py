@@ -92,6 +92,7 @@ ORDER = [
     "fitting.implicit",
     "fitting.stages",
     "fitting.solve",
+    "fitting.iterative",
     "fitting.multistart",
     "fitting.schedules",
     "fitting.chunks",

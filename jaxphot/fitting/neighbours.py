@@ -54,6 +54,16 @@ class BlockCovariance:
         return BlockCovariance(self.blocks * factor, self.corner * factor, self.index, self.shared, self.size)
 
 
+def whole_covariance(function, fit):
+    """The (P, P) covariance of a fit, for a function that needs it; a ValueError where there are only blocks of it."""
+    if isinstance(fit.covariance, BlockCovariance):
+        raise ValueError(
+            f"{function}: the fit has a BlockCovariance, of each source's own parameters alone, as it has more than"
+            " 1500; use its stderr and covariance.blocks, or fit a smaller window"
+        )
+    return fit.covariance
+
+
 def block_covariance(state, layout, domain):
     """What `physical_covariance` returns, for a state whose Hessian is a `BlockMatrix`.
 

@@ -262,6 +262,11 @@ def _has_brightness(model):
 
 def check_model(model):
     """Refuse what cannot be called as a model, with a hint at what was meant."""
+    if isinstance(model, dict):
+        raise TypeError(
+            "model: expected a model, got a dictionary: sets of images are for fit, fit_batch, initialize,"
+            " log_likelihood, log_density and laplace; here, take one image at a time, as separate gives them"
+        )
     if not callable(model):
         raise TypeError(f"model: expected a model such as jp.models.sersic, got {type(model).__name__}")
     if not hasattr(model, "kind") and not hasattr(model, "components") and keyword_parameters(model):

@@ -5,6 +5,7 @@ import numpy as np
 
 from jaxphot.drawing import draw_ellipses, draw_gaussian, label_corner, power_of_ten, write_correlation
 from jaxphot.fitting.coordinates import scalar_names
+from jaxphot.fitting.neighbours import whole_covariance
 from jaxphot.fitting.result import Fit
 from jaxphot.pytree import leaves_with_names
 
@@ -73,7 +74,7 @@ def _gaussian(fit, wanted):
     values = {}
     for name, leaf in leaves_with_names(fit.params):
         values.update(zip(scalar_names(name, np.shape(leaf)), np.ravel(leaf), strict=True))
-    covariance = np.asarray(fit.covariance, np.float64)
+    covariance = np.asarray(whole_covariance("corner", fit), np.float64)
     known = {name: n for n, name in enumerate(fit.names) if covariance[n, n] > 0}
     chosen = list(known) if wanted is None else list(wanted)
     unknown = [name for name in chosen if name not in known]
