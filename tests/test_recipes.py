@@ -13,7 +13,12 @@ from simple import names_and_values
 RECIPES = Path(__file__).parents[1] / "notebooks" / "recipes"
 sys.path.insert(0, str(RECIPES))
 
+import blackjax_nuts  # noqa: E402
+import emcee_ensemble  # noqa: E402
+import equinox_flax  # noqa: E402
 import galaxy  # noqa: E402
+import numpyro_model  # noqa: E402
+import orbax_save  # noqa: E402
 
 import jaxphot as jp  # noqa: E402
 
@@ -25,7 +30,7 @@ def as_others_are():
         yield
 
 
-pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("default")]
+pytestmark = pytest.mark.filterwarnings("default")
 
 
 @functools.cache
@@ -48,7 +53,6 @@ def errors():
 
 def test_nuts_agrees_with_laplace_and_the_covariance():
     """At S/N 50: standard deviations to 10 %."""
-    blackjax_nuts = pytest.importorskip("blackjax") and __import__("blackjax_nuts")
     image, fit, density = observed()
     signal = np.asarray(jp.render(galaxy.MODEL, {**galaxy.TRUTH, "sky": {"I0": 0.0}}, image, galaxy.SAMPLING))
     assert 40 < np.sqrt(np.sum(signal**2 * np.asarray(image.ivar))) < 60
@@ -61,27 +65,14 @@ def test_nuts_agrees_with_laplace_and_the_covariance():
     assert_allclose(spread(draws) / errors(), 1, atol=0.1)
 
 
-@pytest.mark.full
-def test_mala():
-    blackjax_nuts = pytest.importorskip("blackjax") and __import__("blackjax_nuts")
+def test_mala_agrees_too():
     _, fit, density = observed()
     draws, rate = blackjax_nuts.mala(density, fit.params, jax.random.key(0), 20000)
-    assert 0.4 < rate < 0.95
-    assert_allclose(spread(draws) / errors(), 1, atol=0.15)
-
-
-def test_mala_runs():
-    blackjax_nuts = pytest.importorskip("blackjax") and __import__("blackjax_nuts")
-    _, fit, density = observed()
-    draws, rate = blackjax_nuts.mala(density, fit.params, jax.random.key(0), 300)
-    assert 0.3 < rate < 0.99
-    assert draws["galaxy"]["Re"].shape == (300,)
+    assert 0.45 < rate < 0.75
+    assert_allclose(spread(draws) / errors(), 1, atol=0.1)
 
 
 def test_numpyro():
-    pytest.importorskip("numpyro")
-    import numpyro_model
-
     image, fit, _ = observed()
     draws = numpyro_model.sample(image, fit.params, jax.random.key(0), count=300, warmup=150)
     for name in ("q", "PA", "Re", "Ie"):
@@ -91,40 +82,36 @@ def test_numpyro():
 
 
 def test_emcee():
-    pytest.importorskip("emcee")
-    import emcee_ensemble
-
     _, fit, density = observed()
     draws = emcee_ensemble.sample(density, fit.params, 0, steps=600, discard=200)
     assert_allclose(spread(draws) / errors(), 1, atol=0.25)
 
 
-def test_equinox():
-    pytest.importorskip("equinox")
-    pytest.importorskip("flax")
-    import equinox_flax
-
-    losses = equinox_flax.train_equinox(4, 4)
-    assert losses[-1] < losses[0]
+@functools.cache
+def training():
+    images, loss, offsets = equinox_flax.galaxies(24, jax.random.key(0))
+    best = float(np.mean(jax.jit(jax.vmap(loss))(offsets, images)))
+    return images, loss, offsets.shape[1], best
 
 
-def test_flax():
-    pytest.importorskip("equinox")
-    pytest.importorskip("flax")
-    import equinox_flax
-
-    losses = equinox_flax.train_flax(4, 4)
-    assert losses[-1] < losses[0]
+@pytest.mark.parametrize("train", [equinox_flax.train_equinox, equinox_flax.train_flax], ids=["equinox", "flax"])
+def test_networks_learn(train):
+    """Half and more of what the true parameters are better by than the middle of all galaxies."""
+    images, loss, size, best = training()
+    _, losses = train(images, loss, size, 40)
+    assert len(losses) == 40
+    assert losses[-1] - best < 0.5 * (losses[0] - best)
 
 
 def test_orbax_and_pickle(tmp_path):
-    pytest.importorskip("orbax.checkpoint")
-    import orbax_save
-
+    """Every leaf comes back as it was, and a fit from there is the same."""
     image, fit, _ = observed()
+    refit = lambda image, fit: jp.fit(  # noqa: E731
+        galaxy.MODEL, fit.params, image, priors=galaxy.PRIORS, sampling=galaxy.SAMPLING
+    )
+    want = refit(image, fit)
     for back in (orbax_save.there_and_back((image, fit), tmp_path), orbax_save.pickled((image, fit))):
         assert jax.tree.structure(back) == jax.tree.structure((image, fit))
         for a, b in zip(jax.tree.leaves(back), jax.tree.leaves((image, fit)), strict=True):
             assert np.array_equal(a, b, equal_nan=True)
-        again = jp.fit(galaxy.MODEL, fit.params, back[0], priors=galaxy.PRIORS, sampling=galaxy.SAMPLING)
-        assert_allclose(again.chi2, fit.chi2, rtol=1e-9)
+        assert refit(*back).chi2 == want.chi2
