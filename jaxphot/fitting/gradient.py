@@ -92,7 +92,9 @@ def fit_optax(model, params, image, optimizer=None, steps=500, *, tolerance=1e-3
     if setup.coordinates.size == 0:
         raise ValueError("fixed: expected at least one free parameter")
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax mixes dtypes
-        outcome, history = _differentiable(setup, optimizer, int(steps), lane, tolerance, patience)
+        outcome, history = _differentiable(
+            setup, optimizer, int(steps), lane, jnp.asarray(tolerance, lane.dtype), patience
+        )
     return unpack(setup.coordinates, lane.start, outcome), history
 
 
@@ -105,7 +107,7 @@ def _solve(setup, optimizer, steps, lane, tolerance, patience):
     unit = jnp.where(unit > 0, unit, jnp.maximum(jnp.abs(z), 1))
 
     def loss(u):
-        physical = coordinates.from_internal(bounded.forward(y + unit * u))
+        physical = coordinates.from_internal(bounded.forward(y + unit * u.astype(z.dtype)))  # optax may widen it
         total = data_terms(setup, lane, physical)[0]
         return total + penalty(lane.priors, coordinates, lane.start, physical) if lane.priors else total
 
