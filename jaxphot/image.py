@@ -392,4 +392,4 @@ def estimate_variance(image):
     sky = jnp.nanmedian(data)
     signal = jnp.maximum(jnp.where(jnp.isnan(data), 0, data - sky), 0)
     poisson = jnp.where(jnp.isnan(image.gain), 0, signal / image.gain)
-    return scatter**2 / 2 + poisson
+    return (scatter**2 / 2 + poisson).astype(image.dtype)

@@ -150,7 +150,7 @@ class Huber:
         """What makes ``−Σ loss`` a log-likelihood: depends on the data only."""
         _, ivar, good = _masked(image.data, image)
         _, total = self._shares()
-        return jnp.sum(jnp.where(good, 0.5 * jnp.log(jnp.where(good, ivar, 1)) - np.log(total), 0))
+        return jnp.sum(jnp.where(good, 0.5 * jnp.log(jnp.where(good, ivar, 1)) - math.log(total), 0))
 
     def draw(self, key, value, image, noise):
         """Data with this noise."""

@@ -13,7 +13,7 @@ from jaxphot.fitting.multistart import scales
 from jaxphot.fitting.penalty import penalty
 from jaxphot.fitting.problem import check_number, make_problem
 from jaxphot.fitting.result import unpack
-from jaxphot.fitting.solve import complete_options
+from jaxphot.fitting.solve import complete_options, solution_change
 from jaxphot.fitting.stages import begin, data_terms, describe_end, domain_of, evaluation_of
 
 _NEAR = 1e-3  # of an interval: as close to a bound is at it
@@ -62,6 +62,9 @@ def fit_optax(model, params, image, optimizer=None, steps=500, *, tolerance=1e-3
     history : (steps,) array
         Loss (with priors) before each step; NaN after the last.
 
+    Derivatives of the result are those of `fit`, by the implicit function theorem: they take the end for the minimum,
+    and the history for constant.
+
     Raises
     ------
     TypeError, ValueError
@@ -89,7 +92,9 @@ def fit_optax(model, params, image, optimizer=None, steps=500, *, tolerance=1e-3
     if setup.coordinates.size == 0:
         raise ValueError("fixed: expected at least one free parameter")
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax mixes dtypes
-        outcome, history = _solve(setup, optimizer, int(steps), lane, tolerance, patience)
+        outcome, history = _differentiable(
+            setup, optimizer, int(steps), lane, jnp.asarray(tolerance, lane.dtype), patience
+        )
     return unpack(setup.coordinates, lane.start, outcome), history
 
 
@@ -102,7 +107,7 @@ def _solve(setup, optimizer, steps, lane, tolerance, patience):
     unit = jnp.where(unit > 0, unit, jnp.maximum(jnp.abs(z), 1))
 
     def loss(u):
-        physical = coordinates.from_internal(bounded.forward(y + unit * u))
+        physical = coordinates.from_internal(bounded.forward(y + unit * u.astype(z.dtype)))  # optax may widen it
         total = data_terms(setup, lane, physical)[0]
         return total + penalty(lane.priors, coordinates, lane.start, physical) if lane.priors else total
 
@@ -134,6 +139,17 @@ def _solve(setup, optimizer, steps, lane, tolerance, patience):
     last = loss(state.u)
     state = state._replace(best_u=jnp.where(last < state.best, state.u, state.best_u))
     return _outcome(setup, lane, bounded.forward(y + unit * state.best_u), state, patience, tolerance), state.history
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _differentiable(setup, optimizer, steps, lane, tolerance, patience):
+    return _solve(setup, optimizer, steps, lane, tolerance, patience)
+
+
+@_differentiable.defjvp
+def _differentiate(setup, optimizer, steps, primals, tangents):
+    outcome, history = _differentiable(setup, optimizer, steps, *primals)
+    return (outcome, history), (solution_change(setup, primals[0], tangents[0], outcome), jnp.zeros_like(history))
 
 
 def _outcome(setup, lane, z, state, patience, tolerance):

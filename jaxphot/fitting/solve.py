@@ -180,13 +180,18 @@ def _differentiable(setup, lane):
 def _differentiate(setup, primals, tangents):
     (lane,), (tangent,) = primals, tangents
     outcome = _differentiable(setup, lane)
+    return outcome, solution_change(setup, lane, tangent, outcome)
+
+
+def solution_change(setup, lane, tangent, outcome):
+    """Tangent of an outcome that is a minimum, of the lane's: by the implicit function theorem."""
     leaves, structure = jax.tree.flatten(lane)
     floats = [jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
     moving = [leaf for leaf, is_float in zip(leaves, floats, strict=True) if is_float]
     change = [leaf for leaf, is_float in zip(jax.tree.leaves(tangent), floats, strict=True) if is_float]
     moved = _tangent(setup, structure, tuple(floats), leaves, outcome, moving, change)
     still = jax.tree.map(lambda leaf: np.zeros(leaf.shape, jax.dtypes.float0), outcome)
-    return outcome, still._replace(**moved)
+    return still._replace(**moved)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
