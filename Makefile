@@ -1,5 +1,6 @@
 # make demo   fit real galaxies; catalogue and pictures in demo_output/
-# make test   all tests at reduced size (minutes); make quick: the fast ones (under a minute); make full: everything
+# make test   all tests at reduced size (minutes); make quick: the fast ones (under a minute); make full: everything,
+#             every notebook included; make notebooks keeps them executed in build/notebooks
 # make docs   the documentation, in build/docs/index.html
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,7 +17,7 @@ quick: .venv/installed-test
 	$(BIN)/python -m pytest -n auto -m "not full" tests/test_numerics.py tests/test_parameters.py tests/test_image.py \
 		tests/test_linear.py tests/test_lm.py tests/test_layout.py tests/test_bad_input.py
 
-full: .venv/installed-test notebooks types
+full: .venv/installed-test types
 	$(BIN)/python -m pytest -n auto
 
 notebooks: .venv/installed-notebooks

@@ -1,5 +1,6 @@
 """Sphinx configuration: `make docs` builds the pages, with the executed notebooks, into build/docs."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ html_show_sourcelink = False
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 myst_heading_slug_func = "slugs.slug"
-nb_execution_mode = "off"  # the notebooks are kept as they were executed; a test executes them
+nb_execution_mode = "off"  # the notebooks are kept as they were executed; tests/test_notebooks.py executes them
 autosummary_generate = True
 autosummary_ignore_module_all = False
 autodoc_typehints = "none"
@@ -39,6 +40,11 @@ toc_object_entries = False
 _NOTEBOOKS = Path(__file__).parent / "notebooks"  # sphinx reads only what lies below this folder
 shutil.rmtree(_NOTEBOOKS, ignore_errors=True)
 _NOTEBOOKS.mkdir()
-for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
-    shutil.copy(notebook, _NOTEBOOKS)
+_LISTED = re.findall(r"\((\w+)\.ipynb\)", (ROOT / "notebooks" / "README.md").read_text())
+_FOUND = [name for name in _LISTED if (ROOT / "notebooks" / f"{name}.ipynb").exists()]
+for name in _FOUND:
+    shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", _NOTEBOOKS)
+(_NOTEBOOKS / "index.md").write_text(
+    "\n".join(["# Notebooks", "", "```{toctree}", ":maxdepth: 1", "", *_FOUND, "```", ""])
+)
 shutil.copy(ROOT / "notebooks" / "triptych.png", _NOTEBOOKS)

@@ -166,6 +166,10 @@ def test_contributing_adds_what_it_says():
     (case,) = eval("{" + row + "}", {**names, "jp": jp_with_it}).values()
     assert_allclose(jp.total_flux(case.model, case.values()), case.flux, rtol=1e-12)
     params = case.values()
+    blank = jp.make_image(np.zeros((24, 24)), std=1e-3, transform=jp.make_linear(pixelscale=0.5, crpix=(11.5, 11.5)))
+    seen = jp.make_image(jp.render(case.model, params, blank), std=1e-3, transform=blank.transform)
+    start = jp.initialize(case.model, seen)
+    assert_allclose([start["Rs"], start["I0"]], [1.3, 2.0], rtol=0.5)
     of_profile = {name: float(params[name]) for name in ("Rs", "I0")}
     assert_allclose(names["plummer"](0.7, **of_profile), jp.profiles.moffat(0.7, n=2.0, Rd=1.3, I0=2.0), rtol=1e-12)
 
