@@ -71,4 +71,3 @@ def _neighbours(samples, ny, row):
         return sum(parts[1:], parts[0])
 
     return around
-
