@@ -23,6 +23,18 @@ def exact_b_n(n):
     return refined
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_logarithm(dtype):
+    info = np.finfo(dtype)
+    x = np.concatenate([np.geomspace(2 * info.tiny, info.max / 2, 20001), np.linspace(0.5, 2, 20001)]).astype(dtype)
+    x = np.concatenate([x, np.nextafter(dtype(1), dtype(2), dtype=dtype)[None], [info.max]])
+    logarithm, slope = numerics.safe_log(x), jax.vmap(jax.grad(numerics.safe_log))(jnp.asarray(x, dtype))
+    assert logarithm.dtype == dtype
+    assert_allclose(logarithm, np.log(x.astype(np.longdouble)).astype(float), rtol=4 * info.eps)
+    usual = 1 / x > 2 * info.tiny  # smaller ones are flushed to zero
+    assert_allclose(slope[usual], 1 / x[usual], rtol=2 * info.eps)
+
+
 def test_b_n_is_the_root():
     assert_allclose(numerics.b_n(DENSE), exact_b_n(DENSE), rtol=1.5e-9)
     assert_allclose(numerics.b_n(0.5), np.log(2), rtol=1.5e-9)
