@@ -544,6 +544,7 @@ def test_vmap_is_a_loop_and_a_bad_lane_touches_nobody():
 # --- the statistics of 300 ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_pulls_of_300_noisy_sersics():
     """64×64, PSF, sky, S/N 30 to 1000, crude starts: errors are what the scatter says. Seed: the first, 1."""
     rng = np.random.default_rng(1)

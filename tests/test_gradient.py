@@ -52,6 +52,7 @@ def test_a_bound():
     assert_allclose(fit.chi2, want.chi2, rtol=1e-3)
 
 
+@pytest.mark.full
 def test_what_did_not_arrive_says_so():
     slow, _ = jp.fit_optax(MODEL, START, observed(), optax.sgd(1e-9), 60, sampling=QUAD)
     assert slow.status in (lm.STALLED, lm.MAX_STEPS)

@@ -34,6 +34,7 @@ def field():
     return replace(blank, data=clean + rng.standard_normal(clean.shape)), start, truth
 
 
+@pytest.mark.full
 def test_tile_by_tile_is_all_at_once():
     image, start, truth = field()
     options = {"fixed": {"blobs": {"q": np.full(4, 0.7), "PA": None}}, "bounds": {"stars": {"flux": (0.0, 1e5)}}}

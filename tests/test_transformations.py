@@ -151,7 +151,9 @@ EXEMPT = {
     **dict.fromkeys(("background", "extended", "point", "radial", "scene", "linked", "many"), VALUE),
     **dict.fromkeys(("make_cmos", "make_grid_psf", "make_image", "make_linear", "make_polynomial_psf"), BUILDER),
     **dict.fromkeys(("make_psf", "make_sip", "transform_from_wcs", "pad_sources", "unstack_images"), BUILDER),
-    **dict.fromkeys(("fit_batch", "fit_stream", "fit_history", "compile_fit", "enable_compilation_cache"), HOST),
+    **dict.fromkeys(
+        ("fit_batch", "fit_iterative", "fit_stream", "fit_history", "compile_fit", "enable_compilation_cache"), HOST
+    ),
     **dict.fromkeys(("bootstrap", "profile_likelihood", "find_modes", "refits", "inference"), HOST),
     **dict.fromkeys(("initialize", "initialize_scene", "deblend", "windows_from_segmentation"), LOOK),
     **dict.fromkeys(("read_fits", "read_psf", "read_psfex", "read_psf_grid", "write_fits", "fits", "catalog"), FILES),
