@@ -230,6 +230,7 @@ def rows_of(group):
     return {name: function for name, function in ROWS.items() if group_of(name) == group}
 
 
+FORWARDS_ONLY = ("fitting.lm",)  # a loop of unknown length, as it says
 LONG = [pytest.param(group, marks=pytest.mark.full) for group in ("densities", "pixels", "fits")]
 
 
@@ -239,8 +240,8 @@ def test_transformations(group):
     rows, h = rows_of(group), 1e-4
     one = lambda x: {name: function(x) for name, function in rows.items()}  # noqa: E731
     sums = lambda x: {name: total(function)(x) for name, function in rows.items()}  # noqa: E731
-    weights = dict(zip(rows, RNG.uniform(0.5, 1.5, len(rows)), strict=True))
-    weighted = lambda x: sum(weights[name] * value for name, value in sums(x).items())  # noqa: E731
+    weights = {name: RNG.uniform(0.5, 1.5) for name in rows if name not in FORWARDS_ONLY}
+    weighted = lambda x: sum(own * total(rows[name])(x) for name, own in weights.items())  # noqa: E731
     direction = jax.tree.map(lambda a, b: (a - b) / 2, moved(X, 1.0), moved(X, -1.0))
 
     def everything(x):
@@ -261,7 +262,7 @@ def test_transformations(group):
         difference = (results[1][1][name] - results[2][1][name]) / (2 * h)
         assert_allclose(slopes[name][0], difference, rtol=2e-4, atol=2e-5, err_msg=name)
     backwards = jnp.sum(gradient["image"].data[0] * direction["image"].data) + gradient["v"][0] * direction["v"]
-    assert_allclose(backwards, sum(weights[name] * slopes[name][0] for name in rows), rtol=1e-8)
+    assert_allclose(backwards, sum(own * slopes[name][0] for name, own in weights.items()), rtol=1e-8)
 
 
 @pytest.mark.full

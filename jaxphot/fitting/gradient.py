@@ -1,5 +1,6 @@
 """Fits by any optimiser of optax: for losses with many parameters, or to compare."""
 
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -91,11 +92,16 @@ def fit_optax(model, params, image, optimizer=None, steps=500, *, tolerance=1e-3
     setup, lane = make_problem(model, params, image, **complete_options("fit_optax", options))
     if setup.coordinates.size == 0:
         raise ValueError("fixed: expected at least one free parameter")
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax mixes dtypes
-        outcome, history = _differentiable(
-            setup, optimizer, int(steps), lane, jnp.asarray(tolerance, lane.dtype), patience
-        )
+    tolerance = jnp.asarray(tolerance, lane.dtype)
+    outcome, history = _differentiable(setup, optimizer, int(steps), lane, tolerance, patience)
     return unpack(setup.coordinates, lane.start, outcome), history
+
+
+@contextmanager
+def _as_optax_likes():
+    """Optax mixes dtypes and ranks, which a caller may have forbidden."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -115,11 +121,15 @@ def _solve(setup, optimizer, steps, lane, tolerance, patience):
 
     def step(state):
         value, gradient = jax.value_and_grad(loss)(state.u)
-        updates, inner = optimizer.update(gradient, state.optimizer, state.u, value=value, grad=gradient, value_fn=loss)
+        with _as_optax_likes():
+            updates, inner = optimizer.update(
+                gradient, state.optimizer, state.u, value=value, grad=gradient, value_fn=loss
+            )
+            moved = optax.apply_updates(state.u, updates)
         better = value < state.best - tolerance
         lower = value < state.best
         return _State(
-            u=optax.apply_updates(state.u, updates),
+            u=moved,
             optimizer=inner,
             loss=value,
             best_u=jnp.where(lower, state.u, state.best_u),
@@ -132,7 +142,9 @@ def _solve(setup, optimizer, steps, lane, tolerance, patience):
     u = jnp.zeros_like(z)
     count = jnp.zeros((), jnp.int32)
     infinite = jnp.full((), jnp.inf, z.dtype)
-    state = _State(u, optimizer.init(u), infinite, u, infinite, count, count, jnp.full(steps, jnp.nan, z.dtype))
+    with _as_optax_likes():
+        inner = optimizer.init(u)
+    state = _State(u, inner, infinite, u, infinite, count, count, jnp.full(steps, jnp.nan, z.dtype))
     state = jax.lax.while_loop(
         lambda s: (s.steps < steps) & (s.since < patience) & ((s.steps == 0) | jnp.isfinite(s.loss)), step, state
     )

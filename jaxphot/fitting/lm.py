@@ -345,6 +345,7 @@ def run(function, params, *, max_steps=100, **options):
     Returns
     -------
     State
+        Its derivatives are those of the steps taken, forwards only (`jax.jvp`); those of `fit` are exact, both ways.
 
     Examples
     --------
