@@ -18,7 +18,7 @@ quick: .venv/installed-test
 		tests/test_linear.py tests/test_lm.py tests/test_layout.py tests/test_bad_input.py
 
 full: .venv/installed-test types
-	$(BIN)/python -m pytest -n auto
+	XLA_FLAGS= $(BIN)/python -m pytest -n auto
 
 notebooks: .venv/installed-notebooks
 	for notebook in notebooks/*.ipynb; do \

@@ -165,10 +165,9 @@ def to_arviz(fit, *, draws=1000, seed=0):
             size = max(leaf.size, 1)
             drawn = leaf + offsets[:, at : at + size].reshape(draws, *leaf.shape)
             posterior[name], at = drawn[None], at + size
-    try:
-        return arviz.from_dict({"posterior": posterior})
-    except TypeError:  # ArviZ before 1.0
+    if int(arviz.__version__.partition(".")[0]) == 0:  # it would take the other form for a variable named "posterior"
         return arviz.from_dict(posterior=posterior)
+    return arviz.from_dict({"posterior": posterior})
 
 
 def _imported(name, needed_by):

@@ -311,7 +311,6 @@ def test_files_and_tables_of_large_fields(field, sparse, tmp_path):
     table = jp.to_table(fit)
     np.testing.assert_allclose(table["stars.flux[3]_err"], fit.stderr["stars"]["flux"][3])
     jp.write_table(tmp_path / "fit.csv", table)
-    assert "covariance" not in jp.to_xarray(fit)
     for use in (jp.to_arviz, jp.plot.corner, lambda own: jp.propagate(lambda p: p["sky"]["I0"], own)):
         with pytest.raises(ValueError, match="BlockCovariance"):
             use(fit)

@@ -44,6 +44,28 @@ def test_tables_are_read_again(fitted, tmp_path, suffix):
         jp.write_table(tmp_path / "t.txt", table)
 
 
+def test_xarray_and_arviz(fitted):
+    pytest.importorskip("xarray")
+    fit = fitted[1].fit
+    data = jp.to_xarray(fit, model=MODEL)
+    assert float(data["galaxy.flux"]) == float(fit.params["galaxy"]["flux"])
+    assert data["galaxy.PA"].attrs["units"] == "rad"
+    np.testing.assert_array_equal(data["covariance"].sel(parameter="sky.I0"), fit.covariance[fit.names.index("sky.I0")])
+    batch = jp.to_xarray(jax.tree.map(lambda leaf: np.stack([leaf, leaf]), fit), ["a", "b"])
+    assert float(batch["sky.I0"].sel(fit="b")) == float(fit.params["sky"]["I0"])
+    arviz = pytest.importorskip("arviz")
+    drawn = jp.to_arviz(fit, draws=4000, seed=1)["posterior"]
+    for name, error in (("galaxy.flux", fit.stderr["galaxy"]["flux"]), ("sky.I0", fit.stderr["sky"]["I0"])):
+        assert drawn[name].shape == (1, 4000)
+        np.testing.assert_allclose(np.std(np.asarray(drawn[name])), error, rtol=0.05)
+    together = np.corrcoef(np.ravel(drawn["galaxy.flux"]), np.ravel(drawn["sky.I0"]))[0, 1]
+    i, j = fit.names.index("galaxy.flux"), fit.names.index("sky.I0")
+    np.testing.assert_allclose(
+        together, fit.covariance[i, j] / np.sqrt(fit.covariance[i, i] * fit.covariance[j, j]), atol=0.05
+    )
+    assert "galaxy.flux" in arviz.summary(jp.to_arviz(fit, draws=100)).index
+
+
 def test_history_is_that_of_the_fit(fitted):
     _, history = fitted
     known = history.chi2[np.isfinite(history.chi2)]

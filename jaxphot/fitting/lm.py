@@ -330,7 +330,7 @@ def _status(state, left, new, accept, first, finite, tolerance, resolution):
 
 
 def run(function, params, *, max_steps=100, **options):
-    """Step until done or `max_steps` trials were made.
+    """Step until done or `max_steps` trials were made; derivatives go forwards only, those of `fit` both ways.
 
     Parameters
     ----------
@@ -345,7 +345,6 @@ def run(function, params, *, max_steps=100, **options):
     Returns
     -------
     State
-        Its derivatives are those of the steps taken, forwards only (`jax.jvp`); those of `fit` are exact, both ways.
 
     Examples
     --------
