@@ -21,7 +21,7 @@ from jaxphot.fitting.result import Fit, status_message
 from jaxphot.hdus import written_at_once
 from jaxphot.models import metrics, modifiers, profiles, psf_models, skies, special, spirals
 from jaxphot.parameters import Parameter, keyword_parameters, parameters
-from jaxphot.pytree import is_concrete, leaves_with_names
+from jaxphot.pytree import leaves_with_names, refuse_tracers
 from jaxphot.shared import declarations
 from jaxphot.units import flux_err_to_mag_err, flux_to_mag
 
@@ -104,8 +104,7 @@ def check_fit(fit):
     """Refuse what is no concrete Fit of one image or one batch; True for one image."""
     if not isinstance(fit, Fit):
         raise TypeError(f"fit: expected a Fit, as jaxphot.fit and fit_batch return it, got {type(fit).__name__}")
-    if not is_concrete(fit):
-        raise TypeError("fit: it is traced; tables and files are made outside of jit")
+    refuse_tracers("tables and files are made outside", fit=fit)
     if np.ndim(fit.status) > 1:
         raise ValueError(f"fit: expected one fit or a batch with one leading axis, got shape {np.shape(fit.status)}")
     return np.ndim(fit.status) == 0

@@ -10,7 +10,7 @@ from jaxphot.image import crop, stack_images
 from jaxphot.models.combinators import Linked, Scene, check_model, components, kind
 from jaxphot.models.copies import Many
 from jaxphot.parameters import check_params, parameters
-from jaxphot.pytree import is_concrete
+from jaxphot.pytree import refuse_tracers
 from jaxphot.render import DEFAULT_SAMPLING, check_image, draw_copies, prepare, whole_frame
 from jaxphot.sampling import check_sampling
 from jaxphot.windows import add_stamps, cut_stamps, first_pixels
@@ -60,8 +60,7 @@ def deblend(model, params, image, sampling=DEFAULT_SAMPLING):
     check_model(model)
     check_sampling(sampling)
     check_image(image)
-    if not is_concrete(params, image):
-        raise TypeError("params, image: they are traced; images are cut up outside of jit")
+    refuse_tracers("images are cut up outside", params=params, image=image)
     params = check_params(parameters(model), params, image.dtype)
     shares, firsts = _shares(model, params, image, sampling)
     if not shares:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxphot.pytree import refuse_tracers
 from jaxphot.transforms.sky import pixel_to_sky, sky_to_pixel
 
 # names of columns, photutils' and SExtractor's among them, and what to add for 0-based pixels
@@ -70,6 +71,7 @@ def windows_from_segmentation(
     >>> windows_from_segmentation(segmentation, scale=2)
     {3: (7, 19, 3, 11)}
     """
+    refuse_tracers("windows are static, and found outside", segmentation=segmentation)
     segments = check_segmentation(segmentation, None if image is None else image.shape)
     numbers, boxes, areas = _boxes(segments)
     keep = (areas >= minimum) & (areas <= (np.inf if maximum is None else maximum))

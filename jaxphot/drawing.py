@@ -12,7 +12,7 @@ from jaxphot.image import Image
 from jaxphot.models.combinators import Scene, kind
 from jaxphot.parameters import Parameter, parameters
 from jaxphot.psf import PSF, make_psf
-from jaxphot.pytree import is_concrete, leaves_with_names
+from jaxphot.pytree import leaves_with_names, refuse_tracers
 from jaxphot.render import check_image, render
 from jaxphot.transforms.protocol import WHOLE_PIXEL
 
@@ -22,8 +22,7 @@ MASKED = "#8b979f"  # in none of the colour maps that are used here
 def checked(image):
     """One concrete image's data as float64, and which pixels are used."""
     check_image(image)
-    if not is_concrete(image):
-        raise TypeError("image: it is traced; pictures are made outside of jit")
+    refuse_tracers("pictures are made outside", image=image)
     return np.asarray(image.data, np.float64), ~np.asarray(image.mask)
 
 
@@ -172,8 +171,7 @@ def check_transform(image):
         return image.transform
     if not hasattr(image, "pixel_to_plane"):
         raise TypeError(f"image: expected an Image or a transform, got {type(image).__name__}")
-    if not is_concrete(image):
-        raise TypeError("image: it is traced; pictures are made outside of jit")
+    refuse_tracers("pictures are made outside", image=image)
     if np.ndim(image.crval) != 1:
         raise ValueError("image: expected one transform, got a stack")
     return image

@@ -25,7 +25,7 @@ from jaxphot.hdus import (
 )
 from jaxphot.image import Image, check_window, crop, make_image
 from jaxphot.psf import PSF, make_psf
-from jaxphot.pytree import is_concrete
+from jaxphot.pytree import refuse_tracers
 from jaxphot.render import check_image
 from jaxphot.transforms.cmos import make_cmos
 from jaxphot.transforms.linear import make_linear
@@ -286,8 +286,7 @@ def write_fits(path, image, overwrite=False):
     file appears at once or not at all. The sky's frame is not known to an image: RA and DEC are written.
     """
     check_image(image)
-    if not is_concrete(image):
-        raise TypeError("image: it is traced; files are written outside of jit")
+    refuse_tracers("files are written outside", image=image)
     hdus = [
         fits.PrimaryHDU(np.asarray(image.data), fits.Header(_image_cards(image))),
         fits.ImageHDU(np.asarray(image.ivar), name="IVAR"),

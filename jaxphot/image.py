@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxphot.noise import inverse_variance
 from jaxphot.psf import PSF, as_psf
-from jaxphot.pytree import is_concrete, pytree
+from jaxphot.pytree import is_concrete, pytree, refuse_tracers
 from jaxphot.transforms.linear import make_linear
 from jaxphot.transforms.wcs import transform_from_wcs
 
@@ -125,6 +125,7 @@ def make_image(
     >>> image.shape, round(float(image.pixel_area_map[0, 0]), 4)
     ((5, 4), 0.04)
     """
+    refuse_tracers(data=data, variance=variance, std=std, ivar=ivar, mask=mask, psf=psf)
     data = _as_data(data)
     dtype = _canonical_dtype(data, dtype)
     weights = inverse_variance(data, variance, std, ivar, mask, dtype)
@@ -370,7 +371,7 @@ def unstack_images(images):
     if images.data.ndim != 3:
         raise ValueError(f"images: expected a stack with data of shape (N, ny, nx), got {images.data.shape}")
     leaves, structure = jax.tree.flatten(images)
-    arrays = [np.asarray(leaf) for leaf in leaves]
+    arrays = [np.asarray(leaf) if is_concrete(leaf) else leaf for leaf in leaves]
     return [jax.tree.unflatten(structure, [jnp.asarray(array[n]) for array in arrays]) for n in range(len(images.data))]
 
 

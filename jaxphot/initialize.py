@@ -16,7 +16,7 @@ from jaxphot.models.copies import Many
 from jaxphot.models.modifiers import Sectors
 from jaxphot.parameters import Parameter, Partial, SersicIndex, keyword_parameters, parameters
 from jaxphot.psf_start import psf_start
-from jaxphot.pytree import update
+from jaxphot.pytree import refuse_tracers, update
 from jaxphot.render import check_image
 
 _MOST_PIXELS = 4000  # on which alternatives are compared
@@ -69,6 +69,7 @@ def initialize(model, image, known=None, *, per_image=None):
     >>> [round(float(v)) for v in start["center"]]
     [22, 19]
     """
+    refuse_tracers("starts are measured outside", image=image, known=known)
     if isinstance(model, dict) or isinstance(image, dict) or per_image is not None:
         known = {} if known is None else known
         images, image = make_set(model, image, per_image)

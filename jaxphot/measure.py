@@ -1,5 +1,6 @@
 """What is seen of a source in an image: sky, adaptive moments, curve of growth. NumPy."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -111,7 +112,7 @@ class Pixels:
         light, found = np.where(self.good, self.brightness - self.sky, 0.0), [np.eye(2) * 1.6]
         for center in centers:
             i, j = self._to_pixel(center)
-            found.append(adaptive_moments(light, self.good, self.i, self.j, i, j, True)[2])
+            found.append(adaptive_moments(light, self.good, i, j, True)[2])
         return np.median(found[1:] if centers else found, axis=0)
 
     def psf_ellipse(self):
@@ -124,7 +125,7 @@ class Pixels:
         """A `Source` at a known place (plane, arcsec), or the brightest near the middle, and how it is seen."""
         light = np.where(self.good, self.brightness - sky, 0.0)
         i0, j0 = self._peak(light) if center is None else self._to_pixel(center)
-        i0, j0, moments = adaptive_moments(light, self.good, self.i, self.j, i0, j0, center is not None)
+        i0, j0, moments = adaptive_moments(light, self.good, i0, j0, center is not None)
         position = self._to_plane(i0, j0)
         jacobian = self._jacobian(i0, j0)
         observed = jacobian @ moments @ jacobian.T
@@ -166,11 +167,18 @@ class Pixels:
             seen.center, seen.q, seen.PA, float(size), n, float(at_size), peak, flux, radii, annuli, self._look_up(seen)
         )
 
+    @functools.cached_property
+    def _weight(self):
+        """The share of good pixels around every one."""
+        return smoothed(self.good.astype(float))
+
     def _look_up(self, seen):
-        smooth, weight = smoothed(seen.light), smoothed(self.good.astype(float))
-        smooth = smooth / np.maximum(weight, 0.1)
+        @functools.cache
+        def smoothed_light():
+            return smoothed(seen.light) / np.maximum(self._weight, 0.1)
 
         def light(x, y):
+            smooth = smoothed_light()
             i, j = (np.asarray(side, float) for side in self.transform.plane_to_pixel(x, y))
             u, v = np.clip(i, 0, smooth.shape[1] - 1), np.clip(j, 0, smooth.shape[0] - 1)
             left, low = np.floor(u).astype(int), np.floor(v).astype(int)
@@ -184,37 +192,36 @@ class Pixels:
 
     def _peak(self, light):
         """Pixel of the brightest smoothed spot, weighted towards the middle of the frame."""
-        ny, nx = light.shape
-        smooth, weight = smoothed(light), smoothed(self.good.astype(float))
-        smooth = np.where(weight > 0.2, smooth / np.maximum(weight, 0.2), -np.inf)
-        distance2 = ((self.i - (nx - 1) / 2) / (0.25 * nx)) ** 2 + ((self.j - (ny - 1) / 2) / (0.25 * ny)) ** 2
-        score = np.where(np.isfinite(smooth), np.maximum(smooth, 0) * np.exp(-0.5 * distance2), -1)
+        across, along = (np.exp(-8 * ((np.arange(n) - (n - 1) / 2) / n) ** 2) for n in light.shape)
+        found = np.maximum(smoothed(light), 0) / np.maximum(self._weight, 0.2) * across[:, None] * along
+        score = np.where(self._weight > 0.2, found, -1)
         j, i = np.unravel_index(np.argmax(score), score.shape)
         return float(i), float(j)
 
     def _growth(self, seen, chosen, share):
         """Half-light radius, log10(r80/r20), total flux, and the profile: radii and brightness of annuli."""
-        light, radius, q = seen.light, seen.radius, seen.q_seen
+        q = seen.q_seen
         step = self.scale / max(np.sqrt(q), 0.3)
         edges, values = [0.0], []
-        outermost = np.max(radius[chosen]) if np.any(chosen) else step
-        r = 0.0
+        order = np.argsort(seen.radius[chosen])
+        radius, light, noise = (side[chosen][order] for side in (seen.radius, seen.light, self.noise))
+        outermost = radius[-1] if len(radius) else step
+        r, first = 0.0, 0
         while r < outermost and len(values) < 500:
             width = max(step, 0.1 * r)
-            inside = chosen & (radius >= r) & (radius < r + width)
+            end = np.searchsorted(radius, r + width)
+            ring, count = light[first:end], end - first
             whole = share * np.pi * q * ((r + width) ** 2 - r**2) / self.scale**2
-            if inside.sum() < max(1, 0.3 * whole):
+            if count < max(1, 0.3 * whole):
                 if r > 3 * step:
                     break
                 values.append(values[-1] if values else 0.0)
             else:
-                ring = light[inside]
                 level = median(ring) if r > 2 * step else np.mean(ring)
-                error = median(self.noise[inside]) / np.sqrt(inside.sum())
-                if level < 2 * error and r > 2 * step:
+                if r > 2 * step and level < 2 * median(noise[first:end]) / np.sqrt(count):
                     break
                 values.append(level)
-            r += width
+            r, first = r + width, end
             edges.append(r)
         edges, values = np.asarray(edges), np.asarray(values if values else [0.0])
         edges = edges if len(edges) > 1 else np.asarray([0.0, step])

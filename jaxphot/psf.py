@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxphot.pytree import pytree, static_field
+from jaxphot.pytree import pytree, refuse_tracers, static_field
 from jaxphot.transforms.protocol import default_dtype
 
 
@@ -87,6 +87,7 @@ def make_psf(data, *, oversample=1, center=None, integrated=False, dtype=None):
     >>> float(psf.data[1, 1]), psf.center.tolist()
     (0.5, [1.0, 1.0])
     """
+    refuse_tracers(data=data, center=center)
     values = np.asarray(data)
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"psf: expected a two-dimensional stamp, got shape {values.shape}")

@@ -1,6 +1,7 @@
 """Frozen dataclasses as pytrees, and nested dictionaries of parameters as trees with readable key paths."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import dataclass_transform
 
 import jax
@@ -26,6 +27,17 @@ def pytree(cls):
 def is_concrete(*trees):
     """True where no leaf is a tracer: only then can values be checked."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+_BUILD_OUTSIDE = "builders check values; dataclasses.replace a leaf of what was built outside"
+
+
+def refuse_tracers(reason=_BUILD_OUTSIDE, /, **arguments):
+    """TypeError that names the arguments that have no values, as `jax.jit`, `jax.vmap` or `jax.grad` traces them."""
+    trees = {name: value for name, value in arguments.items() if not isinstance(value, Iterator)}
+    traced = [name for name, value in trees.items() if not is_concrete(value)]
+    if traced:
+        raise TypeError(f"{', '.join(traced)}: traced by jax.jit, vmap or grad, so there are no values; {reason}")
 
 
 def leaves_with_names(tree, prefix=""):

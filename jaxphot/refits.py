@@ -17,7 +17,7 @@ from jaxphot.fitting.problem import make_problem
 from jaxphot.fitting.solve import complete_options
 from jaxphot.fitting.stages import begin
 from jaxphot.inference import held_fixed, simulate
-from jaxphot.pytree import branch, leaves_with_names, update
+from jaxphot.pytree import branch, leaves_with_names, refuse_tracers, update
 from jaxphot.render import check_image
 from jaxphot.shared import declarations
 
@@ -58,6 +58,7 @@ def bootstrap(model, fit, image, key, count=100, *, resample=parametric, progres
     Fit
         With a leading axis, fitted by `fit_batch`.
     """
+    refuse_tracers("there, jax.vmap(fit) over images made anew", fit=fit, image=image, key=key)
     check_image(image)
     given = complete_options("bootstrap", options)
     draw = lambda own: resample(own, model, fit, image, given["likelihood"], given["sampling"])  # noqa: E731
@@ -109,6 +110,7 @@ def profile_likelihood(model, fit, image, name, values=None, *, progress=False, 
     -------
     Profile
     """
+    refuse_tracers("there, jax.vmap(fit) over fixed=", fit=fit, image=image, values=values)
     scalars = [path for path, leaf in leaves_with_names(fit.params) if np.ndim(leaf) == 0]
     if name not in scalars:
         raise ValueError(f"name: expected one of {', '.join(scalars)}, got {name!r}")
@@ -180,6 +182,7 @@ def find_modes(model, params, image, starts=16, *, same=1.0, **options):
     list of (Fit, int)
         A converged fit for each minimum, and from how many starts it was reached.
     """
+    refuse_tracers("there, jax.vmap(fit) over starts", params=params, image=image)
     setup, lane = make_problem(model, params, image, **complete_options("find_modes", options))
     points = spread(setup, lane, begin(setup, lane), int(starts)).params
     physical = jax.vmap(setup.coordinates.from_internal)(points)

@@ -14,6 +14,7 @@ from jaxphot.models.combinators import check_part, scene
 from jaxphot.models.copies import many
 from jaxphot.moments import clipped_median
 from jaxphot.parameters import parameters
+from jaxphot.pytree import refuse_tracers
 from jaxphot.render import check_image, render
 from jaxphot.sampling import midpoint
 
@@ -83,6 +84,7 @@ def initialize_scene(
     """
     check_image(image)
     check_part("model", model)
+    refuse_tracers("starts are measured outside", image=image, sources=sources)
     frame = jax.tree.map(np.asarray, image)
     found = detections(frame, sources, scale=scale, side=side, minimum=minimum, labels=labels)
     level = 0.0 if sky is None else _sky_level(frame, found)

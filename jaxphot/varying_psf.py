@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxphot.psf import PSF, make_psf
-from jaxphot.pytree import pytree, static_field
+from jaxphot.pytree import pytree, refuse_tracers, static_field
 
 
 @pytree
@@ -165,6 +165,7 @@ def make_polynomial_psf(
     >>> [round(float(psf.at(i, 0.0).data.max()), 3) for i in (0.0, 100.0)]
     [0.159, 0.04]
     """
+    refuse_tracers(basis=basis, center=center)
     basis = _stamps(basis, "basis")
     if isinstance(degree, bool) or int(degree) != degree or degree < 0 or len(basis) != len(_powers(int(degree))):
         raise ValueError(f"basis: expected (degree + 1)(degree + 2) / 2 stamps for degree {degree!r}, got {len(basis)}")
@@ -206,6 +207,7 @@ def make_grid_psf(stamps, positions, *, oversample=1, center=None, integrated=Fa
     >>> [round(float(psf.at(i, 0.0).data.max()), 2) for i in (-10.0, 50.0, 200.0)]
     [0.16, 0.1, 0.04]
     """
+    refuse_tracers(stamps=stamps, positions=positions, center=center)
     stamps = _stamps(stamps, "stamps")
     positions = np.asarray(positions, np.float64)
     if positions.shape != (len(stamps), 2):

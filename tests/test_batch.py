@@ -325,7 +325,15 @@ def test_an_iterator_and_its_starts_must_be_as_long(stub):
             levels(skies(count), params={"I0": np.zeros(7)})
 
 
-def test_interrupted(stub):
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as at a prompt: what a shell runs in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupted(stub, interruptible):
     """Ctrl-C: what was begun is finished and kept."""
 
     def once_begun():

@@ -271,7 +271,7 @@ def test_batch_of_one_is_not_a_single_fit(tmp_path, batch):
 def test_bad_input(tmp_path, single, batch):
     with pytest.raises(TypeError, match="fit: expected a Fit"):
         jp.to_table({"n": 1})
-    with pytest.raises(TypeError, match="fit: it is traced"):
+    with pytest.raises(TypeError, match="fit: traced"):
         jax.jit(jp.to_table)(single)
     with pytest.raises(ValueError, match="one leading axis"):
         jp.to_table(jax.tree.map(lambda leaf: leaf[None], batch))

@@ -377,7 +377,7 @@ def test_bad_input():
         jp.plot.residual(image, MODEL, PARAMS, limit=0)
     with pytest.raises(ValueError, match=r"galaxy.n: missing"):
         jp.plot.model(image, MODEL, {**PARAMS, "galaxy": {}}, sampling=MIDPOINT)
-    with pytest.raises(TypeError, match="image: it is traced"):
+    with pytest.raises(TypeError, match="image: traced"):
         jax.jit(lambda image: jp.plot.image(image) and 0)(image)
 
 

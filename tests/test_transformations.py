@@ -83,6 +83,8 @@ ROWS = {
     "psf_from_model": lambda x: (
         jp.psf_from_model(jp.models.gaussian, params(x)["galaxy"], (5, 5), image=x["image"]).data
     ),
+    "unstack_images": lambda x: jp.unstack_images(jp.stack_images([x["image"]] * 2))[1].data,
+    "pad_sources": lambda x: jp.pad_sources({"flux": x["image"].data[0]}, 8),
     "separate": lambda x: [own for _, own, _ in jp.separate({"a": SKY}, {"I0": x["v"]}, {"a": x["image"]}).values()],
     "render": rendered,
     "prepare": lambda x: jp.apply(jp.prepare(x["image"], MIDPOINT), MODEL, params(x)),
@@ -150,7 +152,7 @@ EXEMPT = {
     **dict.fromkeys(("Fit", "GridPSF", "Image", "PSF", "PolynomialPSF"), TREE),
     **dict.fromkeys(("background", "extended", "point", "radial", "scene", "linked", "many"), VALUE),
     **dict.fromkeys(("make_cmos", "make_grid_psf", "make_image", "make_linear", "make_polynomial_psf"), BUILDER),
-    **dict.fromkeys(("make_psf", "make_sip", "transform_from_wcs", "pad_sources", "unstack_images"), BUILDER),
+    **dict.fromkeys(("make_psf", "make_sip", "transform_from_wcs"), BUILDER),
     **dict.fromkeys(
         ("fit_batch", "fit_iterative", "fit_stream", "fit_history", "compile_fit", "enable_compilation_cache"), HOST
     ),
@@ -185,6 +187,54 @@ def test_nothing_public_is_left_out():
     assert set(public_names()) - covered == set()
     assert set(ROWS) - set(public_names()) - {"fitting.lm"} == set(), "rows of what is not public"
     assert len(CASES) > 40
+
+
+STARS = jp.many(jp.models.point_source, stamp=3)
+SOURCES = {"center": np.zeros((2, 2)), "flux": np.ones(2)}
+SKY_PARAMS = {"I0": 1.0}
+# what works on values, of the image and a fit of it: (arguments' names that an error has to have, call)
+OUTSIDE = {
+    "initialize": ("image", lambda image, fit: jp.initialize(SKY, image)),
+    "initialize_scene": ("image", lambda image, fit: jp.initialize_scene(image, np.ones((6, 6), int))),
+    "windows_from_segmentation": ("segmentation", lambda image, fit: jp.windows_from_segmentation(image.data > 3)),
+    "deblend": ("image", lambda image, fit: jp.deblend(SKY, SKY_PARAMS, image)),
+    "fit_batch": ("images", lambda image, fit: jp.fit_batch(SKY, SKY_PARAMS, [image, image])),
+    "fit_iterative": ("image", lambda image, fit: jp.fit_iterative(STARS, SOURCES, image)),
+    "fit_history": ("image", lambda image, fit: jp.fit_history(SKY, SKY_PARAMS, image)),
+    "compile_fit": ("like", lambda image, fit: jp.compile_fit(SKY, like=image)),
+    "bootstrap": ("fit, image", lambda image, fit: jp.bootstrap(SKY, fit, image, KEY, 2)),
+    "profile_likelihood": ("fit, image", lambda image, fit: jp.profile_likelihood(SKY, fit, image, "I0")),
+    "find_modes": ("image", lambda image, fit: jp.find_modes(SKY, SKY_PARAMS, image, 2)),
+    "make_image": ("data, std", lambda image, fit: jp.make_image(image.data, std=image.data)),
+    "make_psf": ("data", lambda image, fit: jp.make_psf(image.data)),
+    "make_grid_psf": ("stamps", lambda image, fit: jp.make_grid_psf([image.data], [(0, 0)])),
+    "make_polynomial_psf": ("basis", lambda image, fit: jp.make_polynomial_psf([image.data], 0)),
+    "make_linear": ("pixelscale", lambda image, fit: jp.make_linear(pixelscale=image.data[0, 0])),
+    "make_sip": ("a", lambda image, fit: jp.make_sip((6, 6), {(2, 0): image.data[0, 0]}, {}, pixelscale=1.0)),
+    "make_cmos": ("scale", lambda image, fit: jp.make_cmos(TRANSFORM, scale=image.data[0, 0])),
+    "to_table": ("fit", lambda image, fit: jp.to_table(fit)),
+    "to_source_table": ("fit", lambda image, fit: jp.to_source_table(fit)),
+    "to_xarray": ("fit", lambda image, fit: jp.to_xarray(fit)),
+    "save_fit": ("fit", lambda image, fit: jp.save_fit("never.fits", fit)),
+    "status_message": ("fit", lambda image, fit: jp.status_message(fit)),
+    "write_fits": ("image", lambda image, fit: jp.write_fits("never.fits", image)),
+    "write_imfit": ("params, transform", lambda image, fit: jp.write_imfit("never", SKY, fit.params, image.transform)),
+    "write_galfit": ("params, image", lambda image, fit: jp.write_galfit("never", SKY, fit.params, image)),
+    "plot.image": ("image", lambda image, fit: jp.plot.image(image)),
+}
+
+
+def test_what_needs_values_says_so():
+    """Within jit: one error each, that names the arguments, and no message of NumPy's about arrays."""
+
+    def try_all(image):
+        fit = jp.fit(SKY, SKY_PARAMS, image)
+        for arguments, call in OUTSIDE.values():
+            with pytest.raises(TypeError, match=f"^{arguments}: traced by jax.jit"):
+                call(image, fit)
+        return image.data
+
+    jax.jit(try_all)(IMAGE)
 
 
 def floats(tree):

@@ -32,6 +32,7 @@ from jaxphot.image_sets import hashable
 from jaxphot.likelihood import check_likelihood
 from jaxphot.models.combinators import check_model
 from jaxphot.priors import as_priors
+from jaxphot.pytree import refuse_tracers
 from jaxphot.sampling import check_sampling
 
 _MAPPED = (8, 64)  # lanes: two sizes, few enough that the threads finish together, large enough to hide the call
@@ -127,6 +128,7 @@ def fit_batch(
     >>> [round(float(level), 3) for level in fits.params["I0"]]
     [1.0, 2.0, 3.0]
     """
+    refuse_tracers("there, jax.vmap(fit) is the batch", params=params, images=images)
     settings = batch_settings(starts, precision, chunk, devices, schedule, options)
     own = options.get("fixed"), options.get("bounds")
     several = isinstance(model, (list, tuple))

@@ -14,6 +14,7 @@ from jaxphot.fitting.solve import compile_ahead, complete_options
 from jaxphot.image import crop, difference
 from jaxphot.models.combinators import check_model
 from jaxphot.parameters import Parameter, parameters
+from jaxphot.pytree import refuse_tracers
 from jaxphot.render import check_image
 
 _WORTH_KEEPING = 0.1  # seconds of compilation
@@ -82,6 +83,7 @@ def compile_fit(model, *, like, params=None, **options):
     """
     check_model(model)
     check_image(like)
+    refuse_tracers("fit compiles with the program around it", like=like)
     options = complete_options("compile_fit", options)
     example = params if params is not None else parameters(model)
     if not example:

@@ -11,6 +11,7 @@ from jaxphot.fitting.problem import make_problem
 from jaxphot.fitting.result import Fit
 from jaxphot.fitting.solve import complete_options
 from jaxphot.fitting.stages import advance, begin, finish
+from jaxphot.pytree import refuse_tracers
 
 
 class History(NamedTuple):
@@ -57,6 +58,7 @@ def fit_history(model, params, image, **options):
     >>> bool(history.chi2[-1] <= history.chi2[0])
     True
     """
+    refuse_tracers("fit has the same result", params=params, image=image)
     setup, lane = make_problem(model, params, image, **complete_options("fit_history", options))
     state = jax.jit(begin, static_argnums=0)(setup, lane)
     step = jax.jit(partial(advance, steps=1), static_argnums=0)

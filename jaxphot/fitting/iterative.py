@@ -13,7 +13,7 @@ from jaxphot.models.combinators import Scene, kind, scene
 from jaxphot.models.copies import Many, many, pad_sources
 from jaxphot.noise_models import Gaussian
 from jaxphot.parameters import check_params, parameters
-from jaxphot.pytree import leaves_with_names, update
+from jaxphot.pytree import leaves_with_names, refuse_tracers, update
 from jaxphot.render import check_image, render
 from jaxphot.windows import first_pixels
 
@@ -68,6 +68,7 @@ def fit_iterative(model, params, image, *, side=150, rounds=20, tolerance=0.1, *
     >>> np.round(result.params["stars"]["flux"], 2).tolist()
     [90.0, 70.0]
     """
+    refuse_tracers("fit steps in all parameters", params=params, image=image)
     for name, value, above in (("side", side, 0), ("rounds", rounds, 0), ("tolerance", tolerance, 0)):
         check_number(name, value, above)
     options = complete_options("fit_iterative", options)

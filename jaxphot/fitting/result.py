@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxphot.fitting import lm
-from jaxphot.pytree import is_concrete, leaves_with_names, pytree, static_field, update
+from jaxphot.pytree import is_concrete, leaves_with_names, pytree, refuse_tracers, static_field, update
 
 NOT_FITTED = 6  # of a row of a catalogue, beside those of `lm`
 
@@ -86,6 +86,7 @@ def status_message(fit):
     >>> status_message(0)
     'converged'
     """
+    refuse_tracers("words are made outside", fit=fit)
     if isinstance(fit, Fit):
         messages = np.atleast_1d(fit.status).tolist()
         messages = [_in_words(code) + more for code, more in zip(messages, _remarks(fit), strict=True)]

@@ -13,6 +13,7 @@ from jaxphot.models.combinators import Radial, radial
 from jaxphot.models.metrics import Bend, Fourier
 from jaxphot.models.modifiers import Truncated
 from jaxphot.models.spirals import Spiral
+from jaxphot.pytree import refuse_tracers
 
 _CONTROL = (
     ("A", "data", "input image"), ("B", "output", "output image block"), ("C", "sigma", "sigma image"),
@@ -70,6 +71,7 @@ def write_galfit(
     -----
     `read_galfit` of the file gives the same model at the same `transform`. Bounds are not written.
     """
+    refuse_tracers("files are written outside", params=params, image=image)
     zeropoint = float(image.zeropoint if zeropoint is None else zeropoint)
     if not math.isfinite(zeropoint):
         raise ValueError("zeropoint: the image does not know it; GALFIT needs one")

@@ -19,6 +19,7 @@ from jaxphot.interchange.frames import (
 from jaxphot.models import metrics, modifiers, profiles
 from jaxphot.models.combinators import radial
 from jaxphot.numerics import b_n
+from jaxphot.pytree import refuse_tracers
 from jaxphot.transforms.linear import make_linear
 
 _AXES = (Field("PA", "PA", "angle"), Field("ell", "q", "ellipticity"))
@@ -305,6 +306,7 @@ def write_imfit(path, model, params, transform, *, fixed=None, overwrite=False):
         A component without counterpart; it is named.
     FileExistsError
     """
+    refuse_tracers("files are written outside", params=params, transform=transform)
     lines, at = [], None
     for name, part, own, held in scene_parts(model, params, fixed or {}):
         function = _function_of(name, part, own)

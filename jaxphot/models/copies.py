@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxphot.models.combinators import check_part, components
 from jaxphot.parameters import Parameter, parameters
-from jaxphot.pytree import leaves_with_names
+from jaxphot.pytree import is_concrete, leaves_with_names
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ def pad_sources(params, count):
             f"params: expected leaves with one leading axis, from 1 to {count} long, got {sorted(lengths)}"
         )
     size = lengths.pop()
-    params = {"valid": np.ones(size), **params}
+    dtypes = [getattr(leaf, "dtype", np.float64) for leaf in jax.tree.leaves(params)]
+    params = {"valid": np.ones(size, np.result_type(np.float32, *dtypes)), **params}
     rows = np.minimum(np.arange(count), size - 1)
-    padded = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], params)
-    return {**padded, "valid": np.where(np.arange(count) < size, padded["valid"], 0.0)}
+    padded = jax.tree.map(lambda leaf: (np if is_concrete(leaf) else jnp).asarray(leaf)[rows], params)
+    return {**padded, "valid": padded["valid"] * (np.arange(count) < size).astype(padded["valid"].dtype)}

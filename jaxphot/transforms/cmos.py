@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxphot.pytree import pytree
+from jaxphot.pytree import pytree, refuse_tracers
 from jaxphot.transforms.protocol import Footprint, check_pair
 
 _ROUNDING = 1e-6  # a footprint may reach this far beyond its pixel
@@ -116,6 +116,7 @@ def make_cmos(transform, loc=(0.0, 0.0), scale=1.0):
     >>> round(float(transform.pixel_area(3, 4)), 4)
     0.16
     """
+    refuse_tracers(loc=loc, scale=scale)
     if isinstance(transform, CMOS):
         raise ValueError("transform: its pixels have a footprint already; wrap transform.inner")
     if not hasattr(transform, "pixel_to_plane"):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxphot.pytree import pytree
+from jaxphot.pytree import pytree, refuse_tracers
 from jaxphot.transforms.protocol import (
     WHOLE_PIXEL,
     cd_matrix,
@@ -120,6 +120,8 @@ def make_linear(*, cd=None, pixelscale=None, crpix=(0.0, 0.0), crtan=(0.0, 0.0),
     >>> [float(v) for v in transform.pixel_to_plane(11, 20)]
     [0.2..., 0.0]
     """
+    refuse_tracers(cd=cd, pixelscale=pixelscale, crpix=crpix, crtan=crtan, crval=crval,
+    )  # fmt: skip
     dtype = default_dtype() if dtype is None else dtype
     crval_hi, crval_lo = split_crval(check_crval(crval), dtype)
     return Linear(

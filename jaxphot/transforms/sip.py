@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxphot.pytree import pytree
+from jaxphot.pytree import pytree, refuse_tracers
 from jaxphot.transforms.grid import DisplacementGrid, look_up_error, make_grid, node_positions
 from jaxphot.transforms.linear import Linear, make_linear
 from jaxphot.transforms.polynomial import dense_coefficients, fit_polynomial, jacobian, on_grid
@@ -176,6 +176,7 @@ def make_sip(
     >>> [round(float(v), 3) for v in transform.plane_to_pixel(x, y)]
     [10.0, 5.0]
     """
+    refuse_tracers(a=a, b=b)
     shape, step = check_shape(shape), check_step(step)
     a, b, ap, bp = [dense_coefficients(c, name) for name, c in (("a", a), ("b", b), ("ap", ap), ("bp", bp))]
     if crpix is None:
