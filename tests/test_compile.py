@@ -10,6 +10,7 @@ import pytest
 from jax import monitoring
 
 import jaxphot as jp
+from jaxphot.fitting import solve
 
 SKY = jp.models.flat_sky
 RULE = jp.sampling.midpoint()
@@ -84,6 +85,7 @@ CACHED = """
 import sys, numpy as np, jax
 from jax import monitoring
 import jaxphot as jp
+from jaxphot.fitting import solve
 hits = []
 monitoring.register_event_listener(lambda name, **_: hits.append(name) if name.endswith("cache_hits") else None)
 print(jp.enable_compilation_cache(*sys.argv[1:]))
@@ -116,6 +118,7 @@ DEVICES = """
 import jax, numpy as np
 jax.config.update("jax_enable_x64", True)
 import jaxphot as jp
+from jaxphot.fitting import solve
 assert len(jax.local_devices()) == 8
 rng = np.random.default_rng(0)
 images = [jp.make_image(rng.normal(size=(6, 7)) + level, std=1.0) for level in range(70)]
@@ -144,3 +147,17 @@ def test_eight_devices():
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["same"]
+
+
+def test_many_single_fits_get_the_program_that_runs_fast(compilations, monkeypatch):
+    """A first fit is compiled quickly; a loop of them is worth a second compilation, once, and gives the same."""
+    monkeypatch.setattr(solve, "_LOOP", 3)
+    model = jp.scene(sky=jp.models.flat_sky)  # of this test alone, so that its calls are counted from none
+    levels = []
+    for call in range(6):
+        compilations.clear()
+        levels.append(
+            float(jp.fit(model, {"sky": {"I0": 1.0}}, image(shape=(9, 7)), sampling=RULE).params["sky"]["I0"])
+        )
+        assert bool(compilations) == (call in (0, 3))
+    np.testing.assert_allclose(levels, 3.0, rtol=1e-10)

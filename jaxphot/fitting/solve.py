@@ -1,7 +1,8 @@
 """One fit: Levenberg–Marquardt from a start, and what the result says of itself."""
 
 import inspect
-from functools import partial
+from functools import lru_cache, partial
+from itertools import count
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jaxphot.pytree import is_concrete
 from jaxphot.render import DEFAULT_SAMPLING
 
 _QUICK = 128**2  # pixels up to which a single fit takes longer to compile than to run
+_LOOP = 150  # such fits after which the program that is slow to compile would have been the better one
 
 
 def fit(
@@ -135,7 +137,7 @@ def run_fit(setup, lane):
         lane = crowded.with_pairs(setup, lane)
     if not is_concrete(*jax.tree.leaves(lane)):
         return _differentiable(setup, lane)
-    return _program(setup, lane) if _is_long(lane) else _quickly_compiled(setup, lane)
+    return _program(setup, lane) if _is_long(setup, lane) else _quickly_compiled(setup, lane)
 
 
 def _solve(setup, lane):
@@ -143,7 +145,9 @@ def _solve(setup, lane):
 
 
 _program = jax.jit(_solve, static_argnums=0)
-_quick_program = jax.jit(_solve, static_argnums=0, compiler_options={"xla_cpu_use_fusion_emitters": False})
+# XLA's older code generator for CPUs, and machine code as it comes: compiled in half the time, four times as slow
+_QUICKLY = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0}
+_quick_program = jax.jit(_solve, static_argnums=0, compiler_options=_QUICKLY)
 
 
 def compile_ahead(setup, lane):
@@ -151,16 +155,23 @@ def compile_ahead(setup, lane):
     return _program.lower(setup, lane).compile()
 
 
-def _is_long(lane):
-    """Running takes longer than compiling."""
-    return sum(image.data.size for image in lane.images) > _QUICK or jax.default_backend() != "cpu"
+def _is_long(setup, lane):
+    """Running takes longer than compiling: of a large image, or of many fits one after the other."""
+    sizes = tuple(image.data.size for image in lane.images)
+    if sum(sizes) > _QUICK or jax.default_backend() != "cpu":
+        return True
+    return next(_calls(setup, sizes)) >= _LOOP
+
+
+@lru_cache(maxsize=256)
+def _calls(setup, sizes):
+    return count()
 
 
 def _quickly_compiled(setup, lane):
-    """Compiled by XLA's older code generator for CPUs: in half the time, to a slower program.
+    """A single fit of a small image is over in milliseconds, its usual compilation in seconds.
 
-    A single fit of a small image is over in milliseconds, its compilation in seconds. A jaxlib that no longer knows the
-    option says so; then the usual program is compiled.
+    A jaxlib that no longer knows the options says so; then the usual program is compiled.
     """
     try:
         return _quick_program(setup, lane)
