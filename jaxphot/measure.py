@@ -170,6 +170,9 @@ class Pixels:
     @functools.cached_property
     def _weight(self):
         """The share of good pixels around every one."""
+        if np.all(self.good):
+            sides = [smoothed(np.ones((n, 5)))[:, 2] for n in self.good.shape]
+            return np.multiply.outer(*sides)
         return smoothed(self.good.astype(float))
 
     def _look_up(self, seen):
@@ -205,7 +208,7 @@ class Pixels:
         edges, values = [0.0], []
         order = np.argsort(seen.radius[chosen])
         radius, light, noise = (side[chosen][order] for side in (seen.radius, seen.light, self.noise))
-        outermost = radius[-1] if len(radius) else step
+        outermost, loudest = (radius[-1], np.max(noise)) if len(radius) else (step, 0.0)
         r, first = 0.0, 0
         while r < outermost and len(values) < 500:
             width = max(step, 0.1 * r)
@@ -218,7 +221,8 @@ class Pixels:
                 values.append(values[-1] if values else 0.0)
             else:
                 level = median(ring) if r > 2 * step else np.mean(ring)
-                if r > 2 * step and level < 2 * median(noise[first:end]) / np.sqrt(count):
+                is_faint = level * np.sqrt(count) < 2 * loudest  # or it need not be asked more precisely
+                if r > 2 * step and is_faint and level < 2 * median(noise[first:end]) / np.sqrt(count):
                     break
                 values.append(level)
             r, first = r + width, end

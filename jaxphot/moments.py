@@ -95,7 +95,7 @@ def adaptive_moments(light, good, i0, j0, keep_center):
             length = np.hypot(*shift)
             shift = shift * min(1.0, 1.0 / length) if length > 0 else shift
             i0, j0 = i0 + shift[0], j0 + shift[1]
-        change = max(abs(x - y) - 1e-3 * abs(y) for x, y in zip(new, (a, b, c), strict=True))
+        change = max(abs(x - y) - 3e-3 * abs(y) for x, y in zip(new, (a, b, c), strict=True))
         a, b, c = new
         if change <= 1e-8 and np.hypot(*shift) < 1e-2:
             break

@@ -27,24 +27,29 @@ def inverse_variance(data, variance, std, ivar, mask, dtype):
     if not np.any(weights > 0):
         raise ValueError("data: no usable pixel: all are masked, not finite or have ivar 0")
     with np.errstate(over="ignore", under="ignore"):
-        cast = weights.astype(dtype)
-    if not np.all(np.isfinite(cast)) or np.any((cast == 0) & (weights > 0)):
+        cast = weights.astype(dtype, copy=False)
+    if not np.all(np.isfinite(cast)) or (cast is not weights and np.any((cast == 0) & (weights > 0))):
         raise ValueError(f"{name}: its inverse variance does not fit into {np.dtype(dtype)}; rescale the data")
     return weights
 
 
 def _to_ivar(name, value, shape, good):
+    """The inverse variance where pixels are good, anything elsewhere; a number stays one."""
     value = np.asarray(value, np.float64)
     if value.shape not in ((), shape):
         raise ValueError(f"{name}: expected a number or the shape of data, {shape}, got {value.shape}")
-    value = np.broadcast_to(value, shape)
     allowed = np.isfinite(value) & (value >= 0 if name == "ivar" else value > 0)
-    bad = good & ~allowed
+    if not np.all(allowed):
+        _check_used(name, np.broadcast_to(value, shape), good & ~allowed)
+        value = np.where(allowed, value, 1.0)
+    with np.errstate(over="ignore", under="ignore"):
+        return {"ivar": lambda v: v, "variance": lambda v: 1 / v, "std": lambda v: 1 / (v * v)}[name](value)
+
+
+def _check_used(name, value, bad):
     if np.any(bad):
         j, i = np.argwhere(bad)[0]
         wanted = "finite and not negative" if name == "ivar" else "finite and positive"
         raise ValueError(
             f"{name}: {np.sum(bad)} unmasked pixels are not {wanted}, the first at [j, i] = [{j}, {i}]: {value[j, i]}"
         )
-    safe = np.where(good, value, 1.0)
-    return {"ivar": lambda v: v, "variance": lambda v: 1 / v, "std": lambda v: v**-2.0}[name](safe)
