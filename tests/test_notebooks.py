@@ -35,4 +35,5 @@ def test_index_has_every_notebook():
     for name in NOTEBOOKS:
         title = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells[0].source.splitlines()[0]
         stated = re.match(r"# (\d+)\. ", title)
-        assert stated is not None and stated[1] == numbers[name], title
+        assert stated is not None, title
+        assert stated[1] == numbers[name], title
