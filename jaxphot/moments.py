@@ -89,8 +89,8 @@ def adaptive_moments(light, good, i0, j0, keep_center):
             break
         shift = _STRIDE * np.asarray([along @ di, across @ dj]) / total
         found = (along @ di**2, dj @ weighted @ di, across @ dj**2)
-        steps = (_STRIDE * (2 * moment / total - old) for moment, old in zip(found, (a, b, c), strict=True))
-        new = _within(*(old + step for step, old in zip(steps, (a, b, c), strict=True)), 0.3, largest)
+        far = (old + _STRIDE * (2 * moment / total - old) for moment, old in zip(found, (a, b, c), strict=True))
+        new = _within(*far, 0.3, largest)
         if not keep_center:
             length = np.hypot(*shift)
             shift = shift * min(1.0, 1.0 / length) if length > 0 else shift
@@ -105,6 +105,8 @@ def adaptive_moments(light, good, i0, j0, keep_center):
 def _reach(center, moment, size):
     """The pixels along an axis, two at least, whose weight matters: to 5σ, where it is 4e-6."""
     reach = 5 * np.sqrt(moment)
+    if not np.isfinite(center + reach):
+        return slice(None)  # nothing is weighed, and the iteration ends
     low = min(max(int(center - reach), 0), size - 2)
     return slice(low, max(int(center + reach) + 2, low + 2))
 

@@ -42,7 +42,7 @@ def _to_ivar(name, value, shape, good):
     if not np.all(allowed):
         _check_used(name, np.broadcast_to(value, shape), good & ~allowed)
         value = np.where(allowed, value, 1.0)
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", divide="ignore"):
         return {"ivar": lambda v: v, "variance": lambda v: 1 / v, "std": lambda v: 1 / (v * v)}[name](value)
 
 

@@ -7,7 +7,6 @@ here: ``def sersic(r, *, n: SersicIndex, Re: Radius, Ie: Intensity)``.
 import inspect
 import typing
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Annotated
 
 import jax
@@ -154,11 +153,6 @@ def keyword_parameters(function):
     """
     if callable(getattr(function, "parameters", None)):
         return function.parameters()
-    return dict(_declared(function))
-
-
-@lru_cache(maxsize=256)
-def _declared(function):
     signature = inspect.signature(function)
     try:
         hints = typing.get_type_hints(function, include_extras=True)

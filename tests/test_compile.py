@@ -85,7 +85,6 @@ CACHED = """
 import sys, numpy as np, jax
 from jax import monitoring
 import jaxphot as jp
-from jaxphot.fitting import solve
 hits = []
 monitoring.register_event_listener(lambda name, **_: hits.append(name) if name.endswith("cache_hits") else None)
 print(jp.enable_compilation_cache(*sys.argv[1:]))
@@ -118,7 +117,6 @@ DEVICES = """
 import jax, numpy as np
 jax.config.update("jax_enable_x64", True)
 import jaxphot as jp
-from jaxphot.fitting import solve
 assert len(jax.local_devices()) == 8
 rng = np.random.default_rng(0)
 images = [jp.make_image(rng.normal(size=(6, 7)) + level, std=1.0) for level in range(70)]

@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import jaxphot as jp
+from jaxphot.moments import adaptive_moments
 
 GALAXY = jp.scene(galaxy=jp.models.sersic, sky=jp.models.flat_sky)
 SHAPE = (60, 64)
@@ -156,3 +157,10 @@ def test_small_frames():
         data[shape[0] // 2, shape[1] // 2] += 20
         start = jp.initialize(GALAXY, jp.make_image(data, std=1.0))
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(start)), shape
+
+
+def test_moments_about_no_place_end():
+    """A centre that a transform cannot place is no error of indices."""
+    light = np.ones((9, 9))
+    _, _, found = adaptive_moments(light, light > 0, np.nan, 4.0, True)
+    assert np.all(np.isfinite(found))

@@ -149,4 +149,5 @@ def pad_sources(params, count):
     params = {"valid": np.ones(size, np.result_type(np.float32, *dtypes)), **params}
     rows = np.minimum(np.arange(count), size - 1)
     padded = jax.tree.map(lambda leaf: (np if is_concrete(leaf) else jnp).asarray(leaf)[rows], params)
-    return {**padded, "valid": padded["valid"] * (np.arange(count) < size).astype(padded["valid"].dtype)}
+    where = (np if is_concrete(padded["valid"]) else jnp).where
+    return {**padded, "valid": where(np.arange(count) < size, padded["valid"], 0.0)}
