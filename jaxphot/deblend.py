@@ -16,13 +16,14 @@ from jaxphot.sampling import check_sampling
 from jaxphot.windows import add_stamps, cut_stamps, first_pixels
 
 _LEAST = 1e-6  # a smaller share is none: its square would make the pixel's weight overflow
+_FAINTEST = 1e-8  # of a source's brightest pixel: light below it is the rounding of transforms, or of a PSF's rim
 
 
 def deblend(model, params, image, sampling=DEFAULT_SAMPLING):
     """Divide the pixels among the sources of a scene, by what the model says of each one's share.
 
     Source s gets dₛ = fₛ (data − sky), with fₛ = mₛ / Σ m its share of the model's light in that pixel (negative light
-    counts as none), as the SDSS deblender does it (Lupton et al. 2001, ASPC 238, 269). The parts of all sources add up
+    counts as none, and so does what is below 1e-8 of its brightest pixel, 1e-6 in float32), as the SDSS deblender does it (Lupton et al. 2001, ASPC 238, 269). The parts of all sources add up
     to the data without the sky, wherever the model has light. The variance is that of the pixel times fₛ²: noise of
     the data for shares that are given. Errors of the shares themselves are the fit's.
 
@@ -89,16 +90,14 @@ def _shares(model, params, image, sampling):
         if kind(part) == "stamped":
             firsts[name] = first_pixels(part, own, image.transform, image.shape)
             drawn = draw_copies(prepared, part, own, firsts[name], pairs)
-            total = add_stamps(total, jnp.maximum(drawn, 0), firsts[name])
+            light[name] = _visible(drawn)
+            total = add_stamps(total, light[name], firsts[name])
         elif isinstance(part, Many):
-            drawn = jnp.stack([whole_frame(prepared, [*others, one]) for one in part.components(own)])
-            total = total + jnp.maximum(drawn, 0).sum(axis=0)
+            light[name] = _visible(jnp.stack([whole_frame(prepared, [*others, one]) for one in part.components(own)]))
+            total = total + light[name].sum(axis=0)
         elif kind(part) in ("extended", "point"):
-            drawn = whole_frame(prepared, [*others, (part, own)])
-            total = total + jnp.maximum(drawn, 0)
-        else:
-            continue
-        light[name] = jnp.maximum(drawn, 0)
+            light[name] = _visible(whole_frame(prepared, [*others, (part, own)]))
+            total = total + light[name]
     found = {}
     for name, drawn in light.items():
         frames = [total, image.data - sky, jnp.where(image.mask, 0, image.ivar)]
@@ -112,6 +111,12 @@ def _shares(model, params, image, sampling):
         used = (share > _LEAST) & (ivar > 0)
         found[name] = jnp.where(used, share * data, 0), jnp.where(used, ivar / jnp.where(used, share, 1) ** 2, 0)
     return found, firsts
+
+
+def _visible(drawn):
+    """Light of each source, (…, ny, nx), without what is none."""
+    floor = max(_FAINTEST, 8 * float(jnp.finfo(drawn.dtype).eps))
+    return jnp.where(drawn > floor * jnp.max(drawn, axis=(-2, -1), keepdims=True), drawn, 0)
 
 
 def _images(image, share, first):
