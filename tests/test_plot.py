@@ -152,7 +152,7 @@ def test_model_residual_and_triptych_agree():
 
 
 def test_given_axes_are_used_and_returned():
-    image = _image(psf=np.ones((3, 3)))
+    image, before = _image(psf=np.ones((3, 3))), plt.get_fignums()
     figure, axes = plt.subplots(2, 4)
     flat = axes.ravel()
     assert jp.plot.image(image, flat[0]) is flat[0]
@@ -162,7 +162,7 @@ def test_given_axes_are_used_and_returned():
     assert jp.plot.pixel_area_map(image, flat[4]) is flat[4]
     assert jp.plot.profile(MODEL, PARAMS, ax=flat[5]) is flat[5]
     assert list(jp.plot.triptych(image, MODEL, PARAMS, axes[0, :3], sampling=MIDPOINT)) == list(axes[0, :3])
-    assert plt.get_fignums() == [figure.number]
+    assert plt.get_fignums() == [*before, figure.number]
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e7])
