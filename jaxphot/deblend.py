@@ -22,10 +22,11 @@ _FAINTEST = 1e-8  # of a source's brightest pixel: light below it is the roundin
 def deblend(model, params, image, sampling=DEFAULT_SAMPLING):
     """Divide the pixels among the sources of a scene, by what the model says of each one's share.
 
-    Source s gets dₛ = fₛ (data − sky), with fₛ = mₛ / Σ m its share of the model's light in that pixel (negative light
-    counts as none, and so does what is below 1e-8 of its brightest pixel, 1e-6 in float32), as the SDSS deblender does it (Lupton et al. 2001, ASPC 238, 269). The parts of all sources add up
-    to the data without the sky, wherever the model has light. The variance is that of the pixel times fₛ²: noise of
-    the data for shares that are given. Errors of the shares themselves are the fit's.
+    Source s gets dₛ = fₛ (data − sky), with fₛ = mₛ / Σ m its share of the model's light in that pixel, as the SDSS
+    deblender does it (Lupton et al. 2001, ASPC 238, 269). Negative light counts as none, and so does what is below 1e-8
+    (in float32 1e-6) of the source's brightest pixel. The parts of all sources add up to the data without the sky,
+    wherever the model has light. The variance is that of the pixel times fₛ²: noise of the data for shares that are
+    given. Errors of the shares themselves are the fit's.
 
     Parameters
     ----------

@@ -1,13 +1,19 @@
 """A catalogue of the sources of one scene: one row a source."""
 
 import astropy.units as u
+import jax
 import numpy as np
 from astropy.table import QTable
+from jax.flatten_util import ravel_pytree
 
 from jaxphot.catalog import add_column, add_magnitude, check_fit, declared_unit, unit_of
 from jaxphot.fitting.coordinates import scalar_names
+from jaxphot.fitting.neighbours import BlockCovariance
+from jaxphot.models.combinators import Scene
+from jaxphot.models.copies import Many
+from jaxphot.models.totals import total_flux
 from jaxphot.parameters import parameters
-from jaxphot.pytree import leaves_with_names
+from jaxphot.pytree import branch, leaves_with_names, update
 from jaxphot.transforms.sky import pixel_to_sky
 
 
@@ -23,7 +29,8 @@ def to_source_table(fit, ids=None, *, model=None, image=None, zeropoint=None, un
     ids : sequence, optional
         One a source, in the order of the rows, such as the `windows` of `initialize_scene`; 1, 2, … by default.
     model : model, optional
-        Says the units of parameters by ``parameters(model)``; without it they follow from the parameters' names.
+        Says the units of parameters by ``parameters(model)``; without it they follow from the parameters' names. Adds
+        the total flux (see `total_flux`) of sources that have no parameter `flux`, with its propagated error.
     image : Image, optional
         Adds pixel coordinates `i`, `j`, and, where the image has a place on the sky, `ra` and `dec`.
     zeropoint : float, optional
@@ -69,6 +76,9 @@ def to_source_table(fit, ids=None, *, model=None, image=None, zeropoint=None, un
     units = {} if model is None else dict(leaves_with_names(parameters(model)))
     table = QTable({"id": ids, "part": np.concatenate([[path] * size for path, size, _ in groups])})
     columns, errors, shown = _gather(fit, groups, count)
+    if model is not None:
+        _add_totals(columns, errors, fit, groups, model)
+        shown.setdefault("flux", "flux")
     if image is not None:
         _add_places(table, image, columns["center[0]"], columns["center[1]"])
     for key, column in columns.items():
@@ -125,6 +135,73 @@ def _gather(fit, groups, count):
                     shown.setdefault(key, f"{path}.{name}" if path else name)
         first += size
     return columns, errors, shown
+
+
+def _add_totals(columns, errors, fit, groups, model):
+    """Total fluxes and their errors of the sources that have no parameter of that name."""
+    count, first = len(columns["center[0]"]), 0
+    for path, size, are_copies in groups:
+        own, part = _branch(fit.params, path), _part(model, path)
+        rows = slice(first, first + size)
+        first += size
+        if part is None or "flux" in own or are_copies != isinstance(part, Many):
+            continue
+        flux, error = _totals(part, path, own, size, fit)
+        for into, values in ((columns, flux), (errors, error)):
+            column = into.setdefault("flux", np.full(count, np.nan, values.dtype))
+            column[rows] = np.where(np.isnan(columns["center[0]"][rows]), np.nan, values)
+
+
+def _part(model, path):
+    """The part of a scene that has the parameters of a branch, or None."""
+    for key in path.split(".") if path else ():
+        model = dict(model.parts).get(key) if isinstance(model, Scene) else None
+    return model
+
+
+def _totals(part, path, own, size, fit):
+    """Fluxes and standard errors, (N,) each, of the sources of one branch."""
+    leaves = {name: leaf for name, leaf in own.items() if name != "valid"}
+    are_copies = isinstance(part, Many)
+    tree = {}
+    for name, leaf in leaves.items():
+        tree = update(tree, branch(name, leaf if are_copies else leaf[None]))
+    prefix = f"{path}." if path else ""
+    names = {}
+    for name, leaf in leaves.items():
+        of_leaf = np.array(scalar_names(prefix + name, np.shape(leaf)), object).reshape(np.shape(leaf))
+        names = update(names, branch(name, of_leaf if are_copies else of_leaf[None]))
+    model = part.model if are_copies else part
+    flux, slopes = jax.jit(jax.vmap(jax.value_and_grad(lambda one: total_flux(model, one))))(tree)
+    slopes = np.asarray(jax.vmap(lambda one: ravel_pytree(one)[0])(slopes), np.float64)
+    names = np.concatenate([np.reshape(leaf, (size, -1)) for leaf in jax.tree.leaves(names)], axis=1)
+    numbers = {name: number for number, name in enumerate(fit.names)}
+    variances = [_variance(fit, numbers, *row) for row in zip(names, slopes, strict=True)]
+    return np.asarray(flux), np.sqrt(variances)
+
+
+def _variance(fit, numbers, names, slopes):
+    """Variance of a number, by its derivatives with respect to parameters by name; those at a bound do not vary."""
+    free = np.array([name in numbers for name in names])
+    at, slopes = np.array([numbers[name] for name in names[free]], int), slopes[free]
+    covariance = fit.covariance
+    if isinstance(covariance, BlockCovariance):
+        covariance, index = _block_of(covariance, at)
+        at = np.searchsorted(index, at)
+    held = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(fit.at_bound)])
+    held = held[[numbers[name] for name in names[free]]]
+    matrix = np.asarray(covariance, np.float64)[np.ix_(at, at)]
+    slopes = np.where(held, 0, slopes)
+    known = slopes != 0
+    return slopes[known] @ matrix[np.ix_(known, known)] @ slopes[known] if at.size else np.nan
+
+
+def _block_of(covariance, at):
+    """The block that holds the parameters with these numbers, and the numbers of its rows."""
+    index = np.asarray(covariance.index)
+    for number in np.flatnonzero(np.isin(index, at).any(axis=1)):
+        return np.asarray(covariance.blocks[number]), index[number]
+    return np.asarray(covariance.corner), np.asarray(covariance.shared)
 
 
 def _add_places(table, image, x, y):

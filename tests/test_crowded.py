@@ -314,3 +314,26 @@ def test_files_and_tables_of_large_fields(field, sparse, tmp_path):
     for use in (jp.to_arviz, jp.plot.corner, lambda own: jp.propagate(lambda p: p["sky"]["I0"], own)):
         with pytest.raises(ValueError, match="BlockCovariance"):
             use(fit)
+
+
+def test_error_of_a_flux_from_blocks():
+    """The same from the block of the source as from all of the covariance."""
+    from types import SimpleNamespace
+
+    from jaxphot.fitting.neighbours import BlockCovariance
+    from jaxphot.source_table import _variance
+
+    root = np.random.default_rng(2).normal(size=(6, 6))
+    whole, index, shared = root @ root.T, np.array([[0, 2], [1, 6], [3, 4]]), np.array([5])
+    padded = np.pad(whole, (0, 1))
+    blocks = np.stack([padded[np.ix_(row, row)] for row in index])
+    names = tuple("abcdef")
+    fits = [
+        SimpleNamespace(names=names, at_bound={"all": np.zeros(6, bool)}, covariance=covariance)
+        for covariance in (whole, BlockCovariance(blocks, whole[5:, 5:], index, shared, 6))
+    ]
+    numbers = {name: number for number, name in enumerate(names)}
+    for own, slopes in ((["a", "c"], [0.3, -2.0]), (["b", "x"], [1.5, 1.0]), (["d", "e"], [0.0, 2.0])):
+        dense, sparse = (_variance(fit, numbers, np.array(own, object), np.array(slopes)) for fit in fits)
+        np.testing.assert_allclose(sparse, dense)
+        assert dense > 0

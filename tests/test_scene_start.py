@@ -200,8 +200,19 @@ def test_catalogue_of_a_fitted_scene(field, tmp_path):
     assert table["id"].tolist() == [1, 2, 3, 4]
     assert table["part"].tolist() == ["galaxies"] * 2 + ["stars"] * 2
     np.testing.assert_allclose(table["i"].value, CENTERS[:, 0], atol=0.2)
-    assert np.all(np.isnan(table["flux"][:2]))
     assert np.all(np.isnan(table["Re"][2:]))
+    for row in (0, 1):
+
+        def flux(params, row=row):
+            return jp.total_flux(model.parts[0][1].model, {key: leaf[row] for key, leaf in params["galaxies"].items()})
+
+        expected = jp.propagate(flux, fit)
+        np.testing.assert_allclose(table["flux"][row].value, expected.value)
+        np.testing.assert_allclose(table["flux_err"][row].value, expected.stderr)
+        assert abs(table["flux"][row].value - flux(truth)) < 5 * table["flux_err"][row].value
+    np.testing.assert_allclose(table["flux_mag"].value, 25 - 2.5 * np.log10(table["flux"].value))
+    assert "flux_mag_err" in table.colnames
+    assert np.all(np.isnan(jp.to_source_table(fit)["flux"][:2]))
     assert "n_err" not in table.colnames
     np.testing.assert_allclose(table["flux"][2:].value, fit.params["stars"]["flux"])
     np.testing.assert_allclose(table["flux_err"][2:].value, fit.stderr["stars"]["flux"])
