@@ -13,6 +13,7 @@ import argparse
 import csv
 import itertools
 import time
+import warnings
 from functools import cache
 
 import exact
@@ -98,6 +99,8 @@ def galsim_by_fft(thresholds, psf=False):
     """GalSim's image, with the first of the folding thresholds that its memory allows."""
     import galsim
 
+    oversize = getattr(galsim.errors, "GalSimFFTSizeWarning", galsim.GalSimFFTSizeError)  # 2.8 only warns, and goes on
+
     def draw(n, q, Re, x, y, PA):
         middle = (SIDE - 1) / 2
         for threshold in thresholds:
@@ -108,8 +111,13 @@ def galsim_by_fft(thresholds, psf=False):
             if psf:
                 light = galsim.Convolve(light, galsim.Moffat(beta=3.5, fwhm=3.0, gsparams=fine))
             try:
-                return light.drawImage(nx=SIDE, ny=SIDE, scale=1, offset=(x - middle, y - middle), dtype=float).array
-            except (galsim.GalSimFFTSizeError, MemoryError):
+                with warnings.catch_warnings():
+                    if issubclass(oversize, Warning):
+                        warnings.simplefilter("error", oversize)
+                    return light.drawImage(
+                        nx=SIDE, ny=SIDE, scale=1, offset=(x - middle, y - middle), dtype=float
+                    ).array
+            except (galsim.GalSimFFTSizeError, oversize, MemoryError):
                 continue
         return np.full((SIDE, SIDE), np.nan)
 
