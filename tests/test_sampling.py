@@ -354,3 +354,14 @@ def test_error_with_psf_and_sky():
     finer = jp.render(model, params, image, jp.sampling.adaptive(1e-7))
     assert np.all(abs(got - finer) <= error)
     assert np.max(error) < 1e-4 * np.max(got)
+
+
+def test_a_thin_ridge_that_runs_askew():
+    """Far out on its major axis, where fourth differences cancel but sixth do not."""
+    params = {"center": np.array([22.4999, 24.5001]), "q": 0.2, "PA": 0.3, "n": 2.5, "Re": 3.0, "Ie": 1.0}
+    pixels = np.asarray(jp.render(jp.models.sersic, params, jp.make_image(np.zeros((48, 48)), std=1.0)))
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    for j, i in ((42, 29), (7, 16), (41, 28), (6, 15)):
+        x, y = np.meshgrid(i + nodes / 2, j + nodes / 2)
+        exact = np.sum(jp.models.sersic(params, x, y) * np.outer(weights, weights)) / 4
+        assert abs(pixels[j, i] - exact) < 1e-4 * exact
