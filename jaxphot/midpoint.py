@@ -60,7 +60,7 @@ def far_and_error(samples, ny, row, ratio):
     second = size[0] + size[1] + tiny
     # what is left out has more mixed terms than others: along a thin ridge that runs askew they are most of it
     fourth = size[2] + size[3] + 3 * size[4] + 3 * second * jnp.minimum(second / (jnp.abs(mean) + tiny), 1)
-    return mean, fourth * jnp.minimum(5 * fourth / second, 1)
+    return mean, fourth * jnp.minimum(6 * fourth / second, 1)
 
 
 def _neighbours(samples, ny, row):
