@@ -81,13 +81,15 @@ def test_jvp_and_grad_of_a_fit_are_exact():
 )
 def test_with_other_likelihoods(likelihood):
     numbers = differences(lambda step: outcome(step, likelihood)["params"])
+    error = outcome(STILL, likelihood)["stderr"]  # fits end within 1e-10 of it; differences divide that by 2e-4
     push = jax.jit(lambda tangent: jax.jvp(lambda s: outcome(s, likelihood)["params"], (STILL,), (tangent,))[1])
     for name in STILL:
         if name == "ivar" and isinstance(likelihood, type(jp.likelihood.poisson())):
             continue  # serves as a mask only
         got = push({**STILL, name: jnp.ones(())})
         for key, want in numbers[name].items():
-            assert_allclose(got[key], want, rtol=3e-6, atol=3e-6 * np.max(np.abs(want)), err_msg=f"{name} {key}")
+            noise = 3e-6 * max(np.max(np.abs(want)), float(np.max(error[key])))
+            assert_allclose(got[key], want, rtol=3e-6, atol=noise, err_msg=f"{name} {key}")
 
 
 @pytest.mark.full
