@@ -145,8 +145,13 @@ def _solve(setup, lane):
 
 
 _program = jax.jit(_solve, static_argnums=0)
-# XLA's older code generator for CPUs. (Without optimisations on top, jax 0.10 gets derivatives wrong: test_compile.)
-_QUICKLY = {"xla_cpu_use_fusion_emitters": False}
+# XLA's older code generator for CPUs, and machine code as it comes: compiled in two thirds of the time, three times as slow.
+# In one piece: in 32, as by default, jax 0.10 gets some derivatives wrong (`test_quick_programs_are_right`).
+_QUICKLY = {
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 _quick_program = jax.jit(_solve, static_argnums=0, compiler_options=_QUICKLY)
 
 
