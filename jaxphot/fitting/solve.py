@@ -145,7 +145,7 @@ def _solve(setup, lane):
 
 
 _program = jax.jit(_solve, static_argnums=0)
-# XLA's older code generator for CPUs, and machine code as it comes: compiled in two thirds of the time, three times as slow.
+# XLA's older code generator for CPUs, and machine code as it comes: compiled in two thirds of the time, slower.
 # In one piece: in 32, as by default, jax 0.10 gets some derivatives wrong (`test_quick_programs_are_right`).
 _QUICKLY = {
     "xla_cpu_use_fusion_emitters": False,
