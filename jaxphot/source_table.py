@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jaxphot.catalog import add_column, add_magnitude, check_fit, declared_unit, unit_of
 from jaxphot.fitting.coordinates import scalar_names
 from jaxphot.fitting.neighbours import BlockCovariance
-from jaxphot.models.combinators import Scene
+from jaxphot.models.combinators import Scene, kind
 from jaxphot.models.copies import Many
 from jaxphot.models.totals import total_flux
 from jaxphot.parameters import parameters
@@ -139,14 +139,14 @@ def _gather(fit, groups, count):
 
 def _add_totals(columns, errors, fit, groups, model):
     """Total fluxes and their errors of the sources that have no parameter of that name."""
-    count, first = len(columns["center[0]"]), 0
+    count, first, variance_of = len(columns["center[0]"]), 0, _variances(fit)
     for path, size, are_copies in groups:
         own, part = _branch(fit.params, path), _part(model, path)
         rows = slice(first, first + size)
         first += size
-        if part is None or "flux" in own or are_copies != isinstance(part, Many):
+        if part is None or kind(part) == "background" or "flux" in own or are_copies != isinstance(part, Many):
             continue
-        flux, error = _totals(part, path, own, size, fit)
+        flux, error = _totals(part, path, own, size, variance_of)
         for into, values in ((columns, flux), (errors, error)):
             column = into.setdefault("flux", np.full(count, np.nan, values.dtype))
             column[rows] = np.where(np.isnan(columns["center[0]"][rows]), np.nan, values)
@@ -159,7 +159,7 @@ def _part(model, path):
     return model
 
 
-def _totals(part, path, own, size, fit):
+def _totals(part, path, own, size, variance_of):
     """Fluxes and standard errors, (N,) each, of the sources of one branch."""
     leaves = {name: leaf for name, leaf in own.items() if name != "valid"}
     are_copies = isinstance(part, Many)
@@ -175,33 +175,39 @@ def _totals(part, path, own, size, fit):
     flux, slopes = jax.jit(jax.vmap(jax.value_and_grad(lambda one: total_flux(model, one))))(tree)
     slopes = np.asarray(jax.vmap(lambda one: ravel_pytree(one)[0])(slopes), np.float64)
     names = np.concatenate([np.reshape(leaf, (size, -1)) for leaf in jax.tree.leaves(names)], axis=1)
+    return np.asarray(flux), np.sqrt([variance_of(*row) for row in zip(names, slopes, strict=True)])
+
+
+def _variances(fit):
+    """``variance_of(names, slopes)`` of a number, by its derivatives; what is at a bound does not vary."""
     numbers = {name: number for number, name in enumerate(fit.names)}
-    variances = [_variance(fit, numbers, *row) for row in zip(names, slopes, strict=True)]
-    return np.asarray(flux), np.sqrt(variances)
+    held = np.concatenate([np.zeros(0, bool), *(np.ravel(leaf) for leaf in jax.tree.leaves(fit.at_bound))])
+    covariance_at = _covariances(fit.covariance)
+
+    def variance_of(names, slopes):
+        free = np.array([name in numbers for name in names])
+        at, slopes = np.array([numbers[name] for name in names[free]], int), slopes[free]
+        varies = (slopes != 0) & ~held[at]
+        return slopes[varies] @ covariance_at(at[varies]) @ slopes[varies] if at.size else np.nan
+
+    return variance_of
 
 
-def _variance(fit, numbers, names, slopes):
-    """Variance of a number, by its derivatives with respect to parameters by name; those at a bound do not vary."""
-    free = np.array([name in numbers for name in names])
-    at, slopes = np.array([numbers[name] for name in names[free]], int), slopes[free]
-    covariance = fit.covariance
-    if isinstance(covariance, BlockCovariance):
-        covariance, index = _block_of(covariance, at)
-        at = np.searchsorted(index, at)
-    held = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(fit.at_bound)])
-    held = held[[numbers[name] for name in names[free]]]
-    matrix = np.asarray(covariance, np.float64)[np.ix_(at, at)]
-    slopes = np.where(held, 0, slopes)
-    known = slopes != 0
-    return slopes[known] @ matrix[np.ix_(known, known)] @ slopes[known] if at.size else np.nan
+def _covariances(covariance):
+    """``covariance_at(numbers)``: the rows and columns of one source's parameters."""
+    if not isinstance(covariance, BlockCovariance):
+        whole = np.asarray(covariance, np.float64)
+        return lambda at: whole[np.ix_(at, at)]
+    blocks = [*np.asarray(covariance.blocks, np.float64), np.asarray(covariance.corner, np.float64)]
+    index = [*np.asarray(covariance.index), np.asarray(covariance.shared)]
+    block_of = {number: k for k, row in enumerate(index) for number in row.tolist()}
 
+    def covariance_at(at):
+        k = block_of[int(at[0])] if at.size else 0
+        rows = np.searchsorted(index[k], at)
+        return blocks[k][np.ix_(rows, rows)]
 
-def _block_of(covariance, at):
-    """The block that holds the parameters with these numbers, and the numbers of its rows."""
-    index = np.asarray(covariance.index)
-    for number in np.flatnonzero(np.isin(index, at).any(axis=1)):
-        return np.asarray(covariance.blocks[number]), index[number]
-    return np.asarray(covariance.corner), np.asarray(covariance.shared)
+    return covariance_at
 
 
 def _add_places(table, image, x, y):

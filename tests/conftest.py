@@ -22,7 +22,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 DATA = Path(__file__).parent / "data"
-MAPS = Path("/proc/self/maps")
+MAPS, TESTS = Path("/proc/self/maps"), itertools.count(1)
 
 
 def pytest_configure(config):
@@ -30,10 +30,10 @@ def pytest_configure(config):
 
 
 @pytest.fixture(autouse=True)
-def _few_programs(_tests=itertools.count(1)):  # noqa: B008
+def _few_programs():
     """Forget compiled programs before the pieces of memory that they are mapped to are more than Linux allows."""
     yield
-    if next(_tests) % 10 == 0 and MAPS.exists() and MAPS.read_bytes().count(b"\n") > 30_000:
+    if next(TESTS) % 10 == 0 and MAPS.exists() and MAPS.read_bytes().count(b"\n") > 30_000:
         jax.clear_caches()
 
 

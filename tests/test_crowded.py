@@ -1,6 +1,7 @@
 """Crowded fields: stamps against whole frames, sparse against dense, twins, padded catalogues, forced photometry."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,10 @@ import pytest
 import jaxphot as jp
 from jaxphot.fitting import blocks, crowded, lm, problem, scenes, solve
 from jaxphot.fitting.equations import half_squares, normal_equations
+from jaxphot.fitting.neighbours import BlockCovariance
 from jaxphot.pytree import leaves_with_names, update
 from jaxphot.render import apply, prepare
+from jaxphot.source_table import _variances
 
 SIDE = (60, 70)
 STARS = jp.scene(stars=jp.many(jp.models.point_source, stamp=25), sky=jp.models.flat_sky)
@@ -318,22 +321,16 @@ def test_files_and_tables_of_large_fields(field, sparse, tmp_path):
 
 def test_error_of_a_flux_from_blocks():
     """The same from the block of the source as from all of the covariance."""
-    from types import SimpleNamespace
-
-    from jaxphot.fitting.neighbours import BlockCovariance
-    from jaxphot.source_table import _variance
-
     root = np.random.default_rng(2).normal(size=(6, 6))
     whole, index, shared = root @ root.T, np.array([[0, 2], [1, 6], [3, 4]]), np.array([5])
     padded = np.pad(whole, (0, 1))
-    blocks = np.stack([padded[np.ix_(row, row)] for row in index])
+    of_sources = np.stack([padded[np.ix_(row, row)] for row in index])
     names = tuple("abcdef")
     fits = [
         SimpleNamespace(names=names, at_bound={"all": np.zeros(6, bool)}, covariance=covariance)
-        for covariance in (whole, BlockCovariance(blocks, whole[5:, 5:], index, shared, 6))
+        for covariance in (whole, BlockCovariance(of_sources, whole[5:, 5:], index, shared, 6))
     ]
-    numbers = {name: number for number, name in enumerate(names)}
     for own, slopes in ((["a", "c"], [0.3, -2.0]), (["b", "x"], [1.5, 1.0]), (["d", "e"], [0.0, 2.0])):
-        dense, sparse = (_variance(fit, numbers, np.array(own, object), np.array(slopes)) for fit in fits)
+        dense, sparse = (_variances(fit)(np.array(own, object), np.array(slopes)) for fit in fits)
         np.testing.assert_allclose(sparse, dense)
         assert dense > 0

@@ -213,6 +213,9 @@ def test_catalogue_of_a_fitted_scene(field, tmp_path):
     np.testing.assert_allclose(table["flux_mag"].value, 25 - 2.5 * np.log10(table["flux"].value))
     assert "flux_mag_err" in table.colnames
     assert np.all(np.isnan(jp.to_source_table(fit)["flux"][:2]))
+    nothing_free = jp.to_source_table(jp.fit(model, truth, image, fixed=truth), model=model)
+    assert np.all(nothing_free["flux"] > 0)
+    assert np.all(np.isnan(nothing_free["flux_err"]))
     assert "n_err" not in table.colnames
     np.testing.assert_allclose(table["flux"][2:].value, fit.params["stars"]["flux"])
     np.testing.assert_allclose(table["flux_err"][2:].value, fit.stderr["stars"]["flux"])
