@@ -296,6 +296,40 @@ def array_namespace(*values):
     return jnp if any(isinstance(value, jax.Array) for value in jax.tree.leaves(values)) else np
 
 
+_FEW = 8  # entries of a vector that are taken or put one by one: gathers and scatters are slow to compile
+
+
+def take(vector, positions):
+    """Entries of a vector at known positions: ``vector[positions]``, as slices where that is possible."""
+    positions = np.asarray(positions, int)
+    steps = np.unique(np.diff(positions)) if len(positions) != 1 else np.ones(1, int)
+    if len(steps) == 1 and steps[0] > 0:
+        return jax.lax.slice(vector, positions[:1], positions[-1:] + 1, steps)
+    if len(positions) > _FEW:
+        return vector[positions]
+    return jnp.concatenate([vector[:0], *(jax.lax.slice_in_dim(vector, at, at + 1) for at in positions)])
+
+
+def put(vector, positions, values):
+    """A vector with other values at known positions, each once: ``vector.at[positions].set(values)``."""
+    positions = np.asarray(positions, int)
+    if len(positions) > _FEW:
+        return vector.at[positions].set(values)
+    for number, at in enumerate(positions):
+        value = jax.lax.slice_in_dim(values, number, number + 1).astype(vector.dtype)
+        here = jnp.asarray(np.arange(vector.size) == at)
+        vector = jax.lax.select(here, jax.lax.broadcast_in_dim(value, vector.shape, (0,)), vector)
+    return vector
+
+
+def diagonal(matrix):
+    """Of a square array, as a slice (`jax.numpy.diagonal` gathers); or of what has a ``diagonal()``."""
+    if not isinstance(matrix, jax.Array):
+        return matrix.diagonal()
+    side = len(matrix)
+    return jax.lax.slice(matrix.reshape(-1), (0,), (side * side,), (side + 1,))
+
+
 def gauss_legendre(n):
     """Nodes on [−½, ½] and weights that sum to 1 of the n-point Gauss–Legendre rule (NumPy, float64)."""
     nodes, weights = np.polynomial.legendre.leggauss(n)

@@ -192,8 +192,11 @@ def _means(sample, planes, tol, layout, frame, place, rough):
 
     def sums_of(nodes, share):
         values = sample(nodes[2].ravel(), nodes[0].ravel(), nodes[1].ravel())
-        by_block = [of_one.reshape(-1, width) for of_one in values]
-        sums = jnp.stack([_sum(of_one) for of_one in by_block] if on_cpu() else sum_together(by_block))
+        if on_cpu():
+            values = jnp.stack(values)
+            sums = _sum(values.reshape(planes, -1, width))
+        else:
+            sums = jnp.stack(sum_together([of_one.reshape(-1, width) for of_one in values]))
         return values, jnp.where(share > 0, sums * share[None, :], 0)
 
     def add(refined, cell, sums):
@@ -213,8 +216,7 @@ def _means(sample, planes, tol, layout, frame, place, rough):
         )
         values, sums = sums_of(nodes, share)
         at = jnp.minimum(turn, grid_turns) * length  # what is no sample of the grid goes behind it
-        for number, of_one in enumerate(values):
-            samples = jax.lax.dynamic_update_slice(samples, of_one[None], (jnp.int32(number), at))
+        samples = jax.lax.dynamic_update_slice(samples, values, (jnp.int32(0), at))
         return turn + 1, samples, add(refined, cell, sums)
 
     def go_through(phase, state):
@@ -245,11 +247,13 @@ def _means(sample, planes, tol, layout, frame, place, rough):
 
 
 def _sum(values):
-    """Σ over the first axis, written out: one kernel, where XLA's own sum would wake other threads."""
-    total = values[0]
-    for row in range(1, len(values)):
-        total = total + values[row]
-    return total
+    """Σ over the second axis, written out: one kernel, where XLA's own sum would wake other threads."""
+    rest = 0
+    while (count := values.shape[1]) > 1:
+        if count % 2:
+            rest = rest + values[:, -1]
+        values = values[:, : count // 2] + values[:, count // 2 : count // 2 * 2]
+    return values[:, 0] + rest
 
 
 def _grid_nodes(layout, start, frame):

@@ -8,12 +8,14 @@ are proportional to its amplitude.
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxphot.fitting.coordinates import scalar_names
 from jaxphot.fitting.lm import solve_scaled
 from jaxphot.models.combinators import Component, Radial, Scene
+from jaxphot.numerics import put, take
 from jaxphot.parameters import parameters
 
 _TRUSTED = 1e3  # largest change of an amplitude after which the scaled derivatives are still used
@@ -60,25 +62,25 @@ class Amplitudes:
         new : Evaluation
         """
         at = np.asarray(self.linear)
-        hessian = new.hessian[np.ix_(at, at)]
-        gradient = new.gradient[at]
-        bounds = (lower[at], upper[at]) if self.bounded else None
-        delta = best_change(z[at], hessian, gradient, bounds, z.size)
+        columns = jax.vmap(take, (0, None))(new.hessian, at)
+        hessian, gradient = jax.vmap(take, (1, None), 1)(columns, at), take(new.gradient, at)
+        bounds = (take(lower, at), take(upper, at)) if self.bounded else None
+        delta = best_change(take(z, at), hessian, gradient, bounds, z.size)
 
         scale = jnp.ones_like(z)
         if self.scales:
             others, own = np.asarray(self.scales).T
-            old, position = z[own], np.asarray([self.linear.index(p) for p in own])
-            scale = scale.at[others].set((old + delta[position]) / jnp.where(old == 0, 1, old))
+            old, position = take(z, own), [self.linear.index(p) for p in own]
+            scale = put(scale, others, (old + take(delta, position)) / jnp.where(old == 0, 1, old))
         usable = jnp.all(jnp.isfinite(delta)) & jnp.all(jnp.abs(scale) < _TRUSTED)
         delta, scale = jnp.where(usable, delta, 0), jnp.where(usable, scale, 1)
         change = gradient @ delta + 0.5 * delta @ (hessian @ delta)
         moved = new._replace(
             loss=jnp.maximum(new.loss + change, 0),
-            gradient=scale * (new.gradient + new.hessian[:, at] @ delta),
+            gradient=scale * (new.gradient + columns @ delta),
             hessian=scale[:, None] * new.hessian * scale[None, :],
         )
-        return z.at[at].add(delta), moved
+        return put(z, at, take(z, at) + delta), moved
 
 
 def best_change(amplitudes, hessian, gradient, bounds, size):

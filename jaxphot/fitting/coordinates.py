@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxphot.numerics import array_namespace
+from jaxphot.numerics import array_namespace, put, take
 from jaxphot.parameters import Parameter
 from jaxphot.pytree import leaves_with_names
 
@@ -74,46 +74,43 @@ class Coordinates:
         if self.pairs:
             q, pa = np.asarray(self.pairs).T
             # never exactly round: there the position angle's derivative would vanish for good
-            size = jnp.maximum(-jnp.log(physical[q]), _roundest(physical.dtype))
-            z = z.at[q].set(size * jnp.cos(2 * physical[pa])).at[pa].set(size * jnp.sin(2 * physical[pa]))
+            size = jnp.maximum(-jnp.log(take(physical, q)), _roundest(physical.dtype))
+            angle = 2 * take(physical, pa)
+            z = put(z, [*q, *pa], jnp.concatenate([size * jnp.cos(angle), size * jnp.sin(angle)]))
         if self.radii:
             radius, q = np.asarray(self.radii).T
-            z = z.at[radius].add(0.5 * jnp.log(physical[q]))
+            z = put(z, radius, take(z, radius) + 0.5 * jnp.log(take(physical, q)))
         return z
 
     def from_internal(self, z):
         """Physical vector; position angles of shears in [0, π)."""
-        size = self._sizes(z)
+        if not self.pairs:
+            return self._where_logarithmic(z, jnp.exp)
+        q, pa = np.asarray(self.pairs).T
+        size, angle = self._sizes(z), 0.5 * jnp.arctan2(take(z, pa), take(z, q))
+        angle = jnp.where(angle < 0, angle + jnp.pi, angle)
         if self.radii:
-            radius, q = np.asarray(self.radii).T
-            z = z.at[radius].add(0.5 * size[q])
-        physical = self._where_logarithmic(z, jnp.exp)
-        if self.pairs:
-            q, pa = np.asarray(self.pairs).T
-            angle = 0.5 * jnp.arctan2(z[pa], z[q])
-            angle = jnp.where(angle < 0, angle + jnp.pi, angle)
-            physical = physical.at[q].set(jnp.exp(-size[q])).at[pa].set(angle)
-        return physical
+            radius, shape = self._radii_and_shapes()
+            z = put(z, radius, take(z, radius) + 0.5 * take(size, shape))
+        return put(self._where_logarithmic(z, jnp.exp), [*q, *pa], jnp.concatenate([jnp.exp(-size), angle]))
 
-    def derivative(self, z):
-        """Matrix d physical / d internal, (P, P)."""
-        size, physical = self._sizes(z), self.from_internal(z)
+    def derivative(self, z, physical):
+        """Matrix d physical / d internal, (P, P), at a point in both."""
         matrix = jnp.diag(jnp.where(jnp.asarray(self.logarithmic), physical, 1))
-        if self.pairs:
-            q, pa = np.asarray(self.pairs).T
-            radial = physical[q] / size[q]
-            turning = 0.5 / size[q] ** 2
-            rows, columns = np.concatenate([q, q, pa, pa]), np.concatenate([q, pa, q, pa])
-            values = [-radial * z[q], -radial * z[pa], -turning * z[pa], turning * z[q]]
-            matrix = matrix.at[rows, columns].set(jnp.concatenate(values))
+        if not self.pairs:
+            return matrix
+        q, pa = np.asarray(self.pairs).T
+        size, along_q, along_pa = self._sizes(z), take(z, q), take(z, pa)
+        radial, turning = take(physical, q) / size, 0.5 / size**2
+        rows, columns = [*q, *q, *pa, *pa], [*q, *pa, *q, *pa]
+        values = [-radial * along_q, -radial * along_pa, -turning * along_pa, turning * along_q]
         if self.radii:
-            radius, q = np.asarray(self.radii).T
-            pa = np.asarray([dict(self.pairs)[k] for k in q])
-            growth = 0.5 * physical[radius] / size[q]
-            matrix = matrix.at[np.concatenate([radius, radius]), np.concatenate([q, pa])].set(
-                jnp.concatenate([growth * z[q], growth * z[pa]])
-            )
-        return matrix
+            radius, shape = self._radii_and_shapes()
+            growth = 0.5 * take(physical, radius) / take(size, shape)
+            rows, columns = [*rows, *radius, *radius], [*columns, *q[shape], *pa[shape]]
+            values += [growth * take(along_q, shape), growth * take(along_pa, shape)]
+        entries = np.asarray(rows) * self.size + np.asarray(columns)
+        return put(matrix.ravel(), entries, jnp.concatenate(values)).reshape(matrix.shape)
 
     def log_jacobian(self, z):
         """Value of log |det d physical / d internal|, such as turns a density of the one into that of the other."""
@@ -121,18 +118,17 @@ class Coordinates:
         total = jnp.sum(jnp.log(jnp.where(jnp.asarray(self.logarithmic, bool), physical, 1)))
         if not self.pairs:
             return total
-        q = np.asarray(self.pairs)[:, 0]
-        size = self._sizes(z)[q]
+        size = self._sizes(z)
         return total - jnp.sum(size + jnp.log(2 * size))
 
     def _sizes(self, z):
-        """−ln q of every shear, at the positions of q and PA; 1 elsewhere."""
-        size = jnp.ones_like(z)
-        if self.pairs:
-            q, pa = np.asarray(self.pairs).T
-            both = jnp.hypot(z[q], z[pa])
-            size = size.at[np.concatenate([q, pa])].set(jnp.concatenate([both, both]))
-        return size
+        """−ln q of every shear."""
+        return _lengths(z, self.pairs)
+
+    def _radii_and_shapes(self):
+        """Positions of the radii, and for each which of the shears is beside it."""
+        radius, q = np.asarray(self.radii).T
+        return radius, np.asarray([[pair[0] for pair in self.pairs].index(k) for k in q])
 
     def _where_logarithmic(self, vector, function):
         chosen = jnp.asarray(self.logarithmic)
@@ -178,6 +174,12 @@ def _roundest(dtype):
     return float(np.sqrt(np.finfo(dtype).eps))
 
 
+def _lengths(vector, pairs):
+    """Of vectors in two dimensions, given by their components' positions."""
+    x, y = np.asarray(pairs).T
+    return jnp.hypot(take(vector, x), take(vector, y))
+
+
 class Domain(NamedTuple):
     """Bounds in internal coordinates: a box, and a ring for each shear.
 
@@ -208,21 +210,22 @@ class Domain(NamedTuple):
         if not self.pairs:
             return None
         q, pa = np.asarray(self.pairs).T
-        size = jnp.maximum(jnp.hypot(z[q], z[pa]), jnp.finfo(z.dtype).tiny)
-        cos, sin = z[q] / size, z[pa] / size
-        rows, columns = np.concatenate([q, pa, q, pa]), np.concatenate([q, q, pa, pa])
-        return jnp.eye(z.size, dtype=z.dtype).at[rows, columns].set(jnp.concatenate([cos, sin, -sin, cos]))
+        size = jnp.maximum(_lengths(z, self.pairs), jnp.finfo(z.dtype).tiny)
+        cos, sin = take(z, q) / size, take(z, pa) / size
+        entries = np.concatenate([q, pa, q, pa]) * z.size + np.concatenate([q, q, pa, pa])
+        axes = jnp.eye(z.size, dtype=z.dtype)
+        return put(axes.ravel(), entries, jnp.concatenate([cos, sin, -sin, cos])).reshape(axes.shape)
 
     def outward(self, z, gradient):
         """Directions of the basis at a bound along which descent would leave."""
         held = ((z <= self.lower) & (gradient > 0)) | ((z >= self.upper) & (gradient < 0))
         if not self.pairs:
             return held
-        q, pa = np.asarray(self.pairs).T
-        size, slack = jnp.hypot(z[q], z[pa]), 1 + 8 * jnp.finfo(z.dtype).eps
+        q = np.asarray(self.pairs)[:, 0]
+        size, radial, slack = _lengths(z, self.pairs), take(gradient, q), 1 + 8 * jnp.finfo(z.dtype).eps
         # at its smallest (the default bound of q) a shear may still leave through the other side
-        inside = (size <= self.inner * slack) & (gradient[q] > 0) & (self.inner > SMALLEST_RING * _roundest(z.dtype))
-        return held.at[q].set(inside | ((size * slack >= self.outer) & (gradient[q] < 0)))
+        inside = (size <= self.inner * slack) & (radial > 0) & (self.inner > SMALLEST_RING * _roundest(z.dtype))
+        return put(held, q, inside | ((size * slack >= self.outer) & (radial < 0)))
 
     def project(self, z):
         """The nearest point inside."""
@@ -230,10 +233,10 @@ class Domain(NamedTuple):
         if not self.pairs:
             return z
         q, pa = np.asarray(self.pairs).T
-        size = jnp.hypot(z[q], z[pa])
+        size = _lengths(z, self.pairs)
         factor = jnp.clip(size, self.inner, self.outer) / jnp.where(size > 0, size, 1)
-        along_q = jnp.where(size > 0, z[q] * factor, self.inner)
-        return z.at[np.concatenate([q, pa])].set(jnp.concatenate([along_q, z[pa] * factor]))
+        along_q = jnp.where(size > 0, take(z, q) * factor, self.inner)
+        return put(z, [*q, *pa], jnp.concatenate([along_q, take(z, pa) * factor]))
 
     def move(self, z, delta, held):
         """Where a step from z leads: never by more than a factor in a scale, nor a centre by more than half a radius.
@@ -241,20 +244,24 @@ class Domain(NamedTuple):
         No quadratic form holds so far. A shear held on its ring follows it, where the tangent would leave it.
         """
         if self.dimensionless:
-            longest = jnp.max(jnp.abs(delta[np.asarray(self.dimensionless)]))
+            longest = jnp.max(jnp.abs(take(delta, self.dimensionless)))
             delta = delta * jnp.minimum(_LONGEST_STEP / jnp.maximum(longest, jnp.finfo(z.dtype).tiny), 1)
         if self.centers:
             x, y, radius = np.asarray(self.centers).T
-            distance = jnp.maximum(jnp.hypot(delta[x], delta[y]), jnp.finfo(z.dtype).tiny)
-            shorter = jnp.minimum(_LONGEST_MOVE * jnp.exp(z[radius]) / distance, 1)
-            delta = delta.at[np.concatenate([x, y])].multiply(jnp.concatenate([shorter, shorter]))
+            distance = jnp.maximum(_lengths(delta, [*zip(x, y, strict=True)]), jnp.finfo(z.dtype).tiny)
+            shorter = jnp.minimum(_LONGEST_MOVE * jnp.exp(take(z, radius)) / distance, 1)
+            delta = _scaled(delta, [*x, *y], shorter)
         moved = z + delta
         if self.pairs:
             q, pa = np.asarray(self.pairs).T
-            shrink = jnp.where(held[q], jnp.hypot(z[q], z[pa]) / jnp.hypot(moved[q], moved[pa]), 1)
-            both = np.concatenate([q, pa])
-            moved = moved.at[both].multiply(jnp.concatenate([shrink, shrink]))
+            shrink = jnp.where(take(held, q), _lengths(z, self.pairs) / _lengths(moved, self.pairs), 1)
+            moved = _scaled(moved, [*q, *pa], shrink)
         return self.project(moved)
+
+
+def _scaled(vector, components, factors):
+    """A vector that holds others in two dimensions, the x of each and then their y, times a factor for each."""
+    return put(vector, components, take(vector, components) * jnp.concatenate([factors, factors]))
 
 
 def make_coordinates(described, fixed, bounded):

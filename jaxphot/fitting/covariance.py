@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxphot.fitting import lm
+from jaxphot.numerics import diagonal, put, take
 
 _UNKNOWN = 100.0  # standard error of a logarithm or shear beyond which the data say nothing of it: a factor of e^100
 
@@ -46,23 +47,23 @@ def carry_over(z, inverse, basis, null, held, nothing_known, coordinates, dimens
     is_round : bool scalar
     """
     internal = basis @ inverse @ basis.T
-    derivative = coordinates.derivative(z)
+    derivative = coordinates.derivative(z, coordinates.from_internal(z))
     covariance = derivative @ internal @ derivative.T
     is_round = jnp.zeros((), bool)
     scale = jnp.ones_like(z)
     if coordinates.pairs:
         q, pa = np.asarray(coordinates.pairs).T
-        variance = jnp.diagonal(internal)
-        small = z[q] ** 2 + z[pa] ** 2 < jnp.maximum(variance[q], variance[pa])
+        variance = diagonal(internal)
+        small = take(z, q) ** 2 + take(z, pa) ** 2 < jnp.maximum(take(variance, q), take(variance, pa))
         is_round = jnp.any(small)
         widest = jnp.pi / np.sqrt(12).item()
-        error = jnp.sqrt(jnp.maximum(jnp.diagonal(covariance)[pa], 0))
-        scale = scale.at[pa].set(jnp.where(small, widest / jnp.maximum(error, widest), 1))
+        error = jnp.sqrt(jnp.maximum(take(diagonal(covariance), pa), 0))
+        scale = put(scale, pa, jnp.where(small, widest / jnp.maximum(error, widest), 1))
     covariance = covariance * scale[:, None] * scale[None, :]
     undetermined = (jnp.abs(derivative) @ jnp.abs(basis) @ null.astype(z.dtype)) > 0
     # a source without light leaves its shape a trace of rounding errors to be determined from
     dimensionless = np.isin(np.arange(z.size), dimensionless)
-    undetermined |= dimensionless & ~held & (jnp.diagonal(internal) > _UNKNOWN**2)
+    undetermined |= dimensionless & ~held & (diagonal(internal) > _UNKNOWN**2)
     undetermined |= nothing_known
     # a held direction is a parameter of the same place in the vector: a shear held along its radius is a held q
     unknown = undetermined | held
@@ -78,7 +79,7 @@ def inverse_where_free(hessian, held):
     ridge = 4 * hessian.shape[0] * jnp.finfo(hessian.dtype).eps
     eye = jnp.eye(hessian.shape[0], dtype=hessian.dtype)
     inverse = jax.vmap(lm.solve_scaled, (None, 0, None, None))(hessian, eye, ridge, held)
-    return inverse, ~held & ~is_determined(jnp.diagonal(inverse) * jnp.diagonal(hessian), ridge)
+    return inverse, ~held & ~is_determined(diagonal(inverse) * diagonal(hessian), ridge)
 
 
 def is_determined(inflation, ridge):

@@ -39,16 +39,17 @@ def normal_equations(function, z, loss, coordinates=None):
     loss : callable
         value → `Terms`.
     coordinates : Coordinates, optional
-        With ``from_internal(z)``, what the function takes, and ``derivative(z)``, a (P, P) matrix: cheaper to multiply
-        with than to differentiate through.
+        With ``from_internal(z)``, what the function takes, and ``derivative(z, physical)``, a (P, P) matrix: cheaper to
+        multiply with than to differentiate through.
 
     Returns
     -------
     Evaluation
     """
     if coordinates is not None:
-        new = normal_equations(function, coordinates.from_internal(z), loss)
-        derivative = coordinates.derivative(z)
+        physical = coordinates.from_internal(z)
+        new = normal_equations(function, physical, loss)
+        derivative = coordinates.derivative(z, physical)
         hessian = derivative.T @ new.hessian @ derivative
         return new._replace(gradient=new.gradient @ derivative, hessian=hessian)
     directions = jnp.eye(z.size, dtype=z.dtype)

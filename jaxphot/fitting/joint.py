@@ -88,7 +88,7 @@ class JointEquations:
             return jax.jvp(self.vectors, (physical,), (direction,))
 
         vectors, columns = jax.vmap(along, out_axes=(None, 0))(jnp.eye(z.size, dtype=z.dtype))
-        derivative = self.coordinates.derivative(z)
+        derivative = self.coordinates.derivative(z, physical)
         return vectors, tuple(jnp.tensordot(c, derivative, axes=(0, 0), precision=_EXACT) for c in columns)
 
     def terms(self, physical):

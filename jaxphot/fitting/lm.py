@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxphot.fitting.equations import half_squares, normal_equations
+from jaxphot.numerics import diagonal
 
 CONVERGED, MAX_STEPS, STALLED, SINGULAR, NON_FINITE, NO_DATA = range(6)
 RUNNING = -1
@@ -102,9 +103,9 @@ def solve_scaled(hessian, rhs, damping, held):
     delta : (P,) array
         NaN where the matrix is not positive definite: λ is then too small.
     """
-    diagonal = jnp.diagonal(hessian)
-    active = ~held & (diagonal > 0)
-    scale = jnp.where(active, 1 / jnp.sqrt(jnp.where(active, diagonal, 1)), 0)
+    squared = diagonal(hessian)
+    active = ~held & (squared > 0)
+    scale = jnp.where(active, 1 / jnp.sqrt(jnp.where(active, squared, 1)), 0)
     eye = jnp.eye(rhs.size, dtype=rhs.dtype)
     matrix = hessian * scale[:, None] * scale[None, :]
     matrix = matrix + eye * jnp.where(active, damping, 1)[:, None]
@@ -240,14 +241,9 @@ def _trial(function, state, *, loss, domain, rtol, amplitudes, evaluate, solve):
 
 
 def _share_left(rate2, decrement):
-    """How much of a decrement the last step leaves, if the steps after it shrink as it did.
+    """How much of a decrement (in units of the tolerance) the last step leaves, if those after it shrink as it did.
 
-    Parameters
-    ----------
-    rate2 : scalar
-        Decrement ÷ the one before.
-    decrement : scalar
-        In units of the tolerance.
+    `rate2` is the decrement divided by the one before.
     """
     rate = jnp.sqrt(jnp.minimum(rate2, _SLOW**2))
     to_come = rate / (1 - rate)
@@ -275,8 +271,8 @@ def _evaluation(state, new):
 
 def _steepness(point):
     """Squared gradient in units of the columns' norms."""
-    diagonal = point.hessian.diagonal()
-    return jnp.sum(jnp.where(diagonal > 0, point.gradient**2 / jnp.where(diagonal > 0, diagonal, 1), 0))
+    squared = diagonal(point.hessian)
+    return jnp.sum(jnp.where(squared > 0, point.gradient**2 / jnp.where(squared > 0, squared, 1), 0))
 
 
 def _propose(best, z, damping, domain, amplitudes, solve):
@@ -311,7 +307,7 @@ def _tolerance(state, new, rtol, eps):
     rtol = jnp.maximum(jnp.asarray(RTOL if rtol is None else rtol, state.loss.dtype), 30 * eps)
     spare = jnp.maximum(new.count - state.gradient.size, 1)
     z, _ = ravel_pytree(state.params)
-    rounding = jnp.maximum((16 * eps) ** 2 * new.signal, (4 * eps) ** 2 * jnp.max(state.hessian.diagonal() * z**2))
+    rounding = jnp.maximum((16 * eps) ** 2 * new.signal, (4 * eps) ** 2 * jnp.max(diagonal(state.hessian) * z**2))
     return jnp.maximum(rtol**2 * 2 * state.loss / spare, rounding)
 
 

@@ -38,7 +38,8 @@ def penalized(evaluate, priors, coordinates, complete):
     def both(function, z, loss):
         new = evaluate(function, z, loss)
         own = lambda physical: penalty(priors, coordinates, complete, physical)  # noqa: E731
-        physical, derivative = coordinates.from_internal(z), coordinates.derivative(z)
+        physical = coordinates.from_internal(z)
+        derivative = coordinates.derivative(z, physical)
         value, gradient = jax.value_and_grad(own)(physical)
         hessian = derivative.T @ _positive(jax.hessian(own)(physical)) @ derivative
         return new._replace(

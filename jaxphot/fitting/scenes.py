@@ -230,7 +230,7 @@ def _draw_group(group, prepared, params, z, first, seen):
             return draw_copy(stamp, group.copies.model, update(own, local.unflatten(vector)), at)
 
         value, columns = _value_and_columns(pixels, physical)
-        columns = jnp.einsum("pq,pyx->qyx", local.derivative(internal), columns, precision=_EXACT)
+        columns = jnp.einsum("pq,pyx->qyx", local.derivative(internal, physical), columns, precision=_EXACT)
         return jnp.where(is_valid, value, 0), jnp.where(is_valid, columns, 0)
 
     return over_sources(draw, (own, z[group.index], first, jnp.asarray(valid)))
@@ -255,8 +255,10 @@ def _draw_shared(model, layout, prepared, tree, z, firsts):
             return apply(prepared, model, full, firsts=firsts)
         return whole_frame(prepared, components(model, full))
 
-    value, columns = _value_and_columns(pixels, layout.coordinates.from_internal(internal))
-    return value, jnp.einsum("pq,pyx->qyx", layout.coordinates.derivative(internal), columns, precision=_EXACT)
+    physical = layout.coordinates.from_internal(internal)
+    value, columns = _value_and_columns(pixels, physical)
+    derivative = layout.coordinates.derivative(internal, physical)
+    return value, jnp.einsum("pq,pyx->qyx", derivative, columns, precision=_EXACT)
 
 
 def _stack(arrays):

@@ -14,6 +14,7 @@ from jaxphot.fitting.penalty import penalized, penalty
 from jaxphot.fitting.result import Outcome, unpack
 from jaxphot.likelihood import compared
 from jaxphot.noise_models import Correlated, Gaussian
+from jaxphot.numerics import diagonal, put, take
 from jaxphot.pytree import subtree, update
 from jaxphot.render import apply, prepare
 
@@ -59,7 +60,7 @@ def _lit(setup, lane, z):
     pairs = [(~image.mask, image.data) for image in lane.images]
     count = jnp.maximum(sum(jnp.sum(good, dtype=z.dtype) for good, _ in pairs), 1)
     level = sum(jnp.sum(jnp.where(good, jnp.abs(data), 0)) for good, data in pairs) / count
-    return z.at[own].set(jnp.where(z[own] == 0, level, z[own]))
+    return put(z, own, jnp.where(take(z, own) == 0, level, take(z, own)))
 
 
 def _scaling(setup):
@@ -169,7 +170,7 @@ def describe_end(setup, lane, state):
     singular = (status == lm.CONVERGED) & jnp.any(undetermined)
     return Outcome(
         physical=physical,
-        stderr=_root(covariance.diagonal()),
+        stderr=_root(diagonal(covariance)),
         held=state.held,
         undetermined=undetermined,
         covariance=covariance,
