@@ -25,7 +25,7 @@ from cutouts import make_cutouts
 
 HERE = Path(__file__).parent
 MEMORY = """
-import json, resource, sys, threading, time
+import json, re, sys, time
 import jax
 jax.config.update("jax_enable_x64", True)
 from jaxphot.cli.batch import Task, run_batch
@@ -34,7 +34,8 @@ times, peaks = [], []
 add = batch._Run._report
 def report(self, rows, fits):
     add(self, rows, fits)
-    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # (ru_maxrss would begin with what the process that started this one has had)
+    peaks.append(int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) / 1024)
     times.append((self.fitted, time.perf_counter()))
 batch._Run._report = report
 manifest, out, given = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
