@@ -24,7 +24,7 @@ from astropy.io import fits
 from cutouts import make_cutouts
 
 HERE = Path(__file__).parent
-MEMORY = """
+MEMORY = r"""
 import json, re, sys, time
 import jax
 jax.config.update("jax_enable_x64", True)

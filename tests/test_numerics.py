@@ -110,6 +110,33 @@ def test_array_namespace():
     assert numerics.array_namespace({"a": [np.ones(2), jnp.ones(2)]}) is jnp
 
 
+@pytest.mark.parametrize(
+    "positions", [[], [4], [2, 3, 4], [1, 4, 7], [5, 2], [3, 3, 0], [9, 0, 8, 1, 7, 2, 6, 3, 5], range(10)]
+)
+def test_entries_at_known_positions(positions):
+    vector = np.arange(10.0) ** 2
+    at = np.asarray(positions, int)
+    assert_allclose(numerics.take(jnp.asarray(vector), positions), vector[at], rtol=0)
+    if len(set(at)) == len(at):
+        expected = vector.copy()
+        expected[at] = -1.0 - np.arange(len(at))
+        assert_allclose(numerics.put(jnp.asarray(vector), positions, jnp.asarray(expected[at])), expected, rtol=0)
+
+
+def test_what_is_put_does_not_spoil_its_neighbours():
+    vector = numerics.put(jnp.asarray([jnp.nan, 1.0, 2.0]), [0, 2], jnp.asarray([5.0, jnp.inf]))
+    assert_allclose(vector, [5.0, 1.0, np.inf])
+    held = numerics.put(jnp.zeros(3, bool), [1], jnp.asarray([True]))
+    assert held.dtype == bool
+    assert held.tolist() == [False, True, False]
+
+
+def test_diagonal():
+    matrix = np.arange(9.0).reshape(3, 3)
+    assert_allclose(numerics.diagonal(jnp.asarray(matrix)), [0, 4, 8], rtol=0)
+    assert_allclose(jax.vmap(numerics.diagonal)(jnp.stack([matrix, 2 * matrix]))[1], [0, 8, 16], rtol=0)
+
+
 def test_magnitudes():
     assert_allclose(units.flux_to_mag(100.0, 25.0), 20.0)
     assert_allclose(units.mag_to_flux(units.flux_to_mag(37.0, 25.0), 25.0), 37.0)
