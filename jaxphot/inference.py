@@ -235,7 +235,7 @@ def _robust(setup, lane, block):
     scores = jnp.where(held[:, None], 0, scores)
     inverse, _ = inverse_where_free(bread, held)
     internal = basis @ inverse @ (scores @ scores.T) @ inverse.T @ basis.T
-    derivative = coordinates.derivative(z, coordinates.from_internal(z))
+    derivative = coordinates.derivative(z)
     covariance = derivative @ internal @ derivative.T
     return jnp.where(held[:, None] | held[None, :], jnp.nan, covariance)
 

@@ -94,8 +94,9 @@ class Coordinates:
             z = put(z, radius, take(z, radius) + 0.5 * take(size, shape))
         return put(self._where_logarithmic(z, jnp.exp), [*q, *pa], jnp.concatenate([jnp.exp(-size), angle]))
 
-    def derivative(self, z, physical):
-        """Matrix d physical / d internal, (P, P), at a point in both."""
+    def derivative(self, z, physical=None):
+        """Matrix d physical / d internal, (P, P); `physical` is what z means, if it is known already."""
+        physical = self.from_internal(z) if physical is None else physical
         matrix = jnp.diag(jnp.where(jnp.asarray(self.logarithmic), physical, 1))
         if not self.pairs:
             return matrix

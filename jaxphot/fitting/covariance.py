@@ -47,7 +47,7 @@ def carry_over(z, inverse, basis, null, held, nothing_known, coordinates, dimens
     is_round : bool scalar
     """
     internal = basis @ inverse @ basis.T
-    derivative = coordinates.derivative(z, coordinates.from_internal(z))
+    derivative = coordinates.derivative(z)
     covariance = derivative @ internal @ derivative.T
     is_round = jnp.zeros((), bool)
     scale = jnp.ones_like(z)
