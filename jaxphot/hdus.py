@@ -37,8 +37,8 @@ class FitsFile:
     `stack`, an ExitStack, closes it and every other file that its arguments refer to.
     """
 
-    def __init__(self, path, stack, argument="path", mapped=True):
-        self.path, self.hdus = _open(path, argument, mapped)
+    def __init__(self, path, stack, argument="path"):
+        self.path, self.hdus = _open(path, argument)
         self.stack = stack
         stack.enter_context(self.hdus)
 
@@ -113,7 +113,7 @@ class FitsFile:
         return file, file.image_hdu(argument, given[1] if isinstance(given, tuple) else None)
 
 
-def _open(path, argument, mapped):
+def _open(path, argument):
     try:
         path = Path(path)
     except TypeError:
@@ -124,7 +124,8 @@ def _open(path, argument, mapped):
         # recorded rather than turned into an error, which would leave astropy's file open
         with warnings.catch_warnings(record=True) as remarks:
             warnings.simplefilter("always", AstropyUserWarning)
-            hdus = fits.open(path, memmap=None if mapped else False)  # True would refuse scaled integers
+            # not mapped: all that was ever read of a mapped cube would count as the memory of this process
+            hdus = fits.open(path, memmap=False)
             try:
                 _check_sizes(hdus, path.stat().st_size)  # reads every header
             except BaseException:

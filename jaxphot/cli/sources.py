@@ -185,8 +185,7 @@ class _Frame:
         self.path = path
         self._stack = ExitStack()
         try:
-            # not mapped: all that was read of a mapped cube would count as the memory of this process
-            self.file = FitsFile(path, self._stack, "image", mapped=False)
+            self.file = FitsFile(path, self._stack, "image")
             self.hdu = self.file.image_hdu("image", key, cubes=True)
             self.shape = tuple(self.hdu.shape[-2:])
             self.exact = header_transform(self.file, self.hdu, self.shape)
