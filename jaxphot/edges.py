@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxphot.numerics import safe_log
+
 _CUSP_RADII = 0.01 * 4.0 ** np.arange(3)  # pixels; from these the cusp's exponent is measured
 _GROWTH = 1.4
 _LIGHT_RADII = 0.02 * _GROWTH ** np.arange(36)  # pixels; from these, how far light reaches
@@ -234,7 +236,7 @@ def edge_nodes(frame, light, centers, half, block, radial):
     w = jnp.exp(jnp.log(jnp.minimum(ends, light.reach) / far[None]) / light.exponent)  # no light beyond its reach
     range_ = (w[1] - w[0])[:, None]
     w = w[0][:, None] + range_ * radial[0][None, :, None]
-    s = jnp.exp(light.exponent * jnp.log(w))
+    s = jnp.exp(light.exponent * safe_log(w))
     weight = (light.exponent * weight)[:, None] * range_ * (s * s / w) * radial[1][None, :, None]
     nodes = frame.center[:, None, None, None] + s[None] * point[:, :, None]
     return jnp.concatenate([nodes, weight[None]])

@@ -159,7 +159,6 @@ def _means(sample, planes, tol, layout, frame, place, rough):
     length = width * orders.block
     grid = jnp.pad(grid, ((0, 0), (0, grid_turns * length - grid.shape[1])), mode="edge")
     tables = _tables(orders, grid.dtype)
-    plane = np.repeat(np.arange(planes, dtype=np.int32) * (ny * row), width).reshape(planes, width)
 
     def make_plan(samples):
         first = (ny + EXTRA) * row
@@ -199,8 +198,8 @@ def _means(sample, planes, tol, layout, frame, place, rough):
             sums = jnp.stack(sum_together([of_one.reshape(-1, width) for of_one in values]))
         return values, jnp.where(share > 0, sums * share[None, :], 0)
 
-    def add(refined, cell, sums):
-        return refined.at[(plane + cell[None, :]).ravel()].add(sums.ravel(), mode="promise_in_bounds")
+    def add(means, cell, sums):
+        return means.at[:, cell].add(sums, mode="promise_in_bounds")
 
     def numbers(turn):
         return turn * width + jnp.arange(width, dtype=jnp.int32)
@@ -210,27 +209,33 @@ def _means(sample, planes, tol, layout, frame, place, rough):
         return -(-(orders.edge_blocks * edges + 4 * fine + coarse) // width)
 
     def turn_once(state, plan):
-        turn, samples, refined = state
+        turn, samples, means = state
         nodes, cell, share = jax.lax.cond(
             turn < grid_turns, lambda: grid_nodes(turn), lambda: refined_nodes(plan, numbers(turn - grid_turns))
         )
         values, sums = sums_of(nodes, share)
-        at = jnp.minimum(turn, grid_turns) * length  # what is no sample of the grid goes behind it
-        samples = jax.lax.dynamic_update_slice(samples, values, (jnp.int32(0), at))
-        return turn + 1, samples, add(refined, cell, sums)
+        if grid_turns == 1:
+            return turn + 1, values, add(means, cell, sums)
+        at = jnp.minimum(turn, grid_turns) * length
+        return turn + 1, jax.lax.dynamic_update_slice(samples, values, (jnp.int32(0), at)), add(means, cell, sums)
+
+    def blend(samples, share):
+        far = corrected_midpoint(samples, ny, row, size / step)
+        return jnp.where(share < 1, far * (1 - share)[None, :], 0)
 
     def go_through(phase, state):
         is_planned = phase > 0 if rough is None else (phase > 0) & ~rough
-        plan = jax.lax.cond(is_planned, make_plan, no_plan, state[1][0])
+        turn, samples, means = state
+        plan = jax.lax.cond(is_planned, make_plan, no_plan, samples[0])
+        means = jax.lax.cond(phase > 0, lambda: blend(samples, plan.share), lambda: means)
         end = grid_turns + turns(plan)  # none without a plan
-        state = jax.lax.while_loop(lambda s: s[0] < end, lambda s: turn_once(s, plan), state[:3])
-        return *state, plan.share
+        return jax.lax.while_loop(lambda s: s[0] < end, lambda s: turn_once(s, plan), (turn, samples, means))
 
-    refined = jnp.zeros(planes * ny * row, grid.dtype)
+    means = jnp.zeros((planes, ny * row), grid.dtype)
     if on_cpu():
-        samples = jnp.zeros((planes, (grid_turns + 1) * length), grid.dtype)
-        state = (jnp.zeros((), jnp.int32), samples, refined, jnp.zeros(ny * row, grid.dtype))
-        _, samples, refined, share = jax.lax.fori_loop(0, 2, go_through, state)
+        # samples that are none of the grid's go behind it, or, if that is one turn, in its place
+        samples = jnp.zeros((planes, (grid_turns + (grid_turns > 1)) * length), grid.dtype)
+        means = jax.lax.fori_loop(0, 2, go_through, (jnp.zeros((), jnp.int32), samples, means))[2]
     else:  # where many lanes run together, what a loop carries should be little, and its length that of all
         samples = jnp.stack(sample(grid[2], grid[0], grid[1]))
         plan = make_plan(samples[0])
@@ -241,9 +246,8 @@ def _means(sample, planes, tol, layout, frame, place, rough):
             nodes, cell, share = refined_nodes(plan, numbers(turn))
             return add(refined, cell, sums_of(nodes, share)[1])
 
-        refined, share = jax.lax.fori_loop(0, for_all(turns(plan)), refine_once, refined), plan.share
-    far = corrected_midpoint(samples, ny, row, size / step)
-    return jnp.where(share < 1, far * (1 - share)[None, :], 0) + refined.reshape(planes, ny * row)
+        means = jax.lax.fori_loop(0, for_all(turns(plan)), refine_once, means) + blend(samples, plan.share)
+    return means
 
 
 def _sum(values):
@@ -294,8 +298,9 @@ def _plan(tol, mean, error, frame, light, layout, start, half):
         kind = jnp.where(squared < low, 0, kind)
     kind = jnp.where(column < nx, kind, 3)
     share = jnp.where(kind < 2, 1, share)
-    # (a sort compiles faster than anything else that makes a list)
-    key = jax.lax.sort(kind.astype(jnp.int32) * share.size + jnp.arange(share.size, dtype=jnp.int32))
+    # a sort compiles faster than anything else that makes a list; all keys differ, so it need not be a stable one
+    key = kind.astype(jnp.int32) * share.size + jnp.arange(share.size, dtype=jnp.int32)
+    key = jax.lax.sort(key, is_stable=False)
     ends = jnp.sum(key[None, :] < share.size * jnp.arange(1, 4, dtype=jnp.int32)[:, None], axis=1, dtype=jnp.int32)
     counts = ends - jnp.concatenate([jnp.zeros(1, jnp.int32), ends[:2]])
     return Plan(jax.lax.rem(key, jnp.int32(share.size)), share, counts, light)
