@@ -217,10 +217,11 @@ class Planes(NamedTuple):
     sample: object
     weights: jax.Array
 
-    def contract(self, derivatives):
-        """The tangent, from sums or means of the derivatives: (count − 1, …) → (…)."""
+    def contract(self, planes):
+        """The tangent, from sums or means of the planes: (count, …) → (…)."""
         # a product of matrices, because XLA would compute what is put into a plain sum once for every tangent
-        return jnp.tensordot(self.weights, derivatives, 1, precision=jax.lax.Precision.HIGHEST)
+        weights = jnp.concatenate([jnp.zeros_like(self.weights, shape=1), self.weights])
+        return jnp.tensordot(weights, planes, 1, precision=jax.lax.Precision.HIGHEST)
 
 
 def linearize(function, arguments, tangents, places=2):

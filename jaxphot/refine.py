@@ -30,6 +30,7 @@ _FLOOR = 1e-4  # accuracy is relative to the larger of the cell and this part of
 _WIDTH, _TURNS = 240, 999  # the grid is sampled in at most so many turns, of at least so many blocks of nodes
 _CUSP = 0.2  # the m-point Gauss rule's relative error in a cell is about this · ρ^(−2m)
 _UNRESOLVED = 0.04  # the far rule's error, relative to the cell: beyond it the estimate says nothing
+_GROUP, _SHARE, _FEW_CELLS = 64, 8, 1024  # cells that are sorted as one; groups of which a part is sorted by cells
 _NEAR = (6.0, 8.0)  # half sums of distances from the cusp below which it is not trusted either
 
 
@@ -105,7 +106,7 @@ def _integrate_jvp(model, tol, layout, primals, tangents):
         value = integrate(model, tol, layout, *primals)
         return value, jnp.zeros_like(value)
     means = _means(planes.sample, planes.count, tol, layout, _frame(*primals[:2]), *primals[2:])
-    return _cut(means[0], layout), _cut(planes.contract(means[1:]), layout)
+    return _cut(means[0], layout), _cut(planes.contract(means), layout)
 
 
 def _cut(flat, layout):
@@ -124,17 +125,18 @@ class Plan(NamedTuple):
 
     Attributes
     ----------
+    needs : (N,) array
+        Of every cell in flat rows: 3 nodes along its edges, 2 has 2m × 2m, up to 1 the share of m × m beside the far
+        rule in its value.
     cells : (N,) int array
-        All cells' numbers in flat rows, sorted by kind: edges, 2m × 2m, m × m, and those left alone.
-    share : (N,) array
-        Of the refined rule in every cell's value.
+        All cells' numbers, sorted by falling need.
     counts : (3,) int array
-        How many there are of the first three kinds.
+        How many need edges, 2m × 2m, m × m.
     light : Light or None
     """
 
+    needs: jax.Array
     cells: jax.Array
-    share: jax.Array
     counts: jax.Array
     light: Light | None
 
@@ -151,30 +153,25 @@ def _means(sample, planes, tol, layout, frame, place, rough):
     """
     ny, nx, step = layout
     start, size = place
-    orders, half, row = choose_orders(tol), size / 2, nx + EXTRA
-    grid = _grid_nodes(layout, start, frame)
-    blocks = -(-(grid.shape[1] + EXTRA) // orders.block)
+    orders, half, row, dtype = choose_orders(tol), size / 2, nx + EXTRA, start.dtype
+    blocks = -(-((ny + EXTRA) * row + RADII.size + EXTRA) // orders.block)
     grid_turns = min(max(blocks // _WIDTH, 1), _TURNS)
     width = -(-blocks // grid_turns)
     length = width * orders.block
-    grid = jnp.pad(grid, ((0, 0), (0, grid_turns * length - grid.shape[1])), mode="edge")
-    tables = _tables(orders, grid.dtype)
+    tables = _tables(orders, dtype)
 
-    def make_plan(samples):
+    def judge(samples):
         first = (ny + EXTRA) * row
         light = None if frame is None else measure(frame, samples[first : first + RADII.size], size[0] * size[1])
-        return _plan(tol, *far_and_error(samples, ny, row, size / step), frame, light, layout, start, half)
+        return _needs(tol, *far_and_error(samples, ny, row, size / step), frame, light, layout, start, half), light
 
-    def no_plan(samples):
-        zero = jnp.zeros((), grid.dtype)
-        cells, counts = jnp.zeros(ny * row, jnp.int32), jnp.zeros(3, jnp.int32)
-        return Plan(cells, cells.astype(grid.dtype), counts, None if frame is None else Light(zero, zero, zero))
+    def no_judgement(_):
+        zero = jnp.zeros((), dtype)
+        return jnp.zeros(ny * row, dtype), None if frame is None else Light(zero, zero, zero)
 
     def refined_nodes(plan, number):
         cell, share, block, along = _blocks(orders, plan, number)
-        centers = start[:, None] + step * jnp.stack(
-            [jax.lax.rem(cell, jnp.int32(row)), jax.lax.div(cell, jnp.int32(row))]
-        ).astype(grid.dtype)
+        centers = start[:, None] + step * jnp.stack(_place(cell, row)).astype(dtype)
         nodes = _gauss_nodes(tables[0], jnp.where(along, 0, block), centers, size)
         if frame is None:
             return nodes, cell, share
@@ -186,8 +183,8 @@ def _means(sample, planes, tol, layout, frame, place, rough):
         return jax.lax.cond(along[0], with_edges, lambda: nodes), cell, share  # they come first
 
     def grid_nodes(turn):
-        nodes = jax.lax.dynamic_slice_in_dim(grid, turn * length, length, axis=1).reshape(3, -1, width)
-        return nodes, jnp.zeros(width, jnp.int32), jnp.zeros(width, grid.dtype)
+        nodes = _grid_nodes(layout, start, frame, turn * length + jnp.arange(length, dtype=jnp.int32))
+        return nodes.reshape(3, -1, width), jnp.zeros(width, jnp.int32), jnp.zeros(width, dtype)
 
     def sums_of(nodes, share):
         values = sample(nodes[2].ravel(), nodes[0].ravel(), nodes[1].ravel())
@@ -219,35 +216,38 @@ def _means(sample, planes, tol, layout, frame, place, rough):
         at = jnp.minimum(turn, grid_turns) * length
         return turn + 1, jax.lax.dynamic_update_slice(samples, values, (jnp.int32(0), at)), add(means, cell, sums)
 
-    def blend(samples, share):
+    def blend(samples, needs):
         far = corrected_midpoint(samples, ny, row, size / step)
-        return jnp.where(share < 1, far * (1 - share)[None, :], 0)
+        return jnp.where(needs < 1, far * (1 - needs)[None, :], 0)
 
     def go_through(phase, state):
-        is_planned = phase > 0 if rough is None else (phase > 0) & ~rough
+        is_judged = phase > 0 if rough is None else (phase > 0) & ~rough
         turn, samples, means = state
-        plan = jax.lax.cond(is_planned, make_plan, no_plan, samples[0])
-        means = jax.lax.cond(phase > 0, lambda: blend(samples, plan.share), lambda: means)
+        # (two conditions: what passes from one to the other is computed once)
+        needs, light = jax.lax.cond(is_judged, judge, no_judgement, samples[0])
+        means, listed = jax.lax.cond(phase > 0, lambda: (blend(samples, needs), _list(needs)), lambda: (means, nothing))
+        plan = Plan(needs, *listed, light)
         end = grid_turns + turns(plan)  # none without a plan
         return jax.lax.while_loop(lambda s: s[0] < end, lambda s: turn_once(s, plan), (turn, samples, means))
 
-    means = jnp.zeros((planes, ny * row), grid.dtype)
+    means = jnp.zeros((planes, ny * row), dtype)
+    nothing = jnp.zeros(ny * row, jnp.int32), jnp.zeros(3, jnp.int32)
     if on_cpu():
         # samples that are none of the grid's go behind it, or, if that is one turn, in its place
-        samples = jnp.zeros((planes, (grid_turns + (grid_turns > 1)) * length), grid.dtype)
-        means = jax.lax.fori_loop(0, 2, go_through, (jnp.zeros((), jnp.int32), samples, means))[2]
-    else:  # where many lanes run together, what a loop carries should be little, and its length that of all
-        samples = jnp.stack(sample(grid[2], grid[0], grid[1]))
-        plan = make_plan(samples[0])
-        if rough is not None:
-            plan = plan._replace(share=jnp.where(rough, 0, plan.share), counts=jnp.where(rough, 0, plan.counts))
+        samples = jnp.zeros((planes, (grid_turns + (grid_turns > 1)) * length), dtype)
+        return jax.lax.fori_loop(0, 2, go_through, (jnp.zeros((), jnp.int32), samples, means))[2]
+    # where many lanes run together, what a loop carries should be little, and its length that of all
+    grid = _grid_nodes(layout, start, frame, jnp.arange(grid_turns * length, dtype=jnp.int32))
+    samples = jnp.stack(sample(grid[2], grid[0], grid[1]))
+    needs, light = judge(samples[0])
+    needs = needs if rough is None else jnp.where(rough, 0, needs)
+    plan = Plan(needs, *_list(needs), light)
 
-        def refine_once(turn, refined):
-            nodes, cell, share = refined_nodes(plan, numbers(turn))
-            return add(refined, cell, sums_of(nodes, share)[1])
+    def refine_once(turn, means):
+        nodes, cell, share = refined_nodes(plan, numbers(turn))
+        return add(means, cell, sums_of(nodes, share)[1])
 
-        means = jax.lax.fori_loop(0, for_all(turns(plan)), refine_once, means) + blend(samples, plan.share)
-    return means
+    return jax.lax.fori_loop(0, for_all(turns(plan)), refine_once, means) + blend(samples, needs)
 
 
 def _sum(values):
@@ -260,25 +260,29 @@ def _sum(values):
     return values[:, 0] + rest
 
 
-def _grid_nodes(layout, start, frame):
-    """(3, n) nodes: cells' centres with two rings around them, then some on the source's major axis; weights 1."""
+def _grid_nodes(layout, start, frame, number):
+    """(3, n) nodes by their number: cells' centres with two rings around them, then some on the source's major axis."""
     ny, nx, step = layout
-    i = start[0] + step * jnp.arange(-2, nx + 2, dtype=start.dtype)
-    j = start[1] + step * jnp.arange(-2, ny + 2, dtype=start.dtype)
-    nodes = jnp.stack([x.ravel() for x in jnp.broadcast_arrays(i[None, :], j[:, None])])
+    nodes = start[:, None] + step * (jnp.stack(_place(number, nx + EXTRA)) - 2).astype(start.dtype)
     if frame is not None:
-        radii = jnp.asarray(RADII, start.dtype)
-        nodes = jnp.concatenate([nodes, frame.center[:, None] + frame.axis[:, None] * radii[None, :]], axis=1)
+        beyond = number - (ny + EXTRA) * (nx + EXTRA)
+        radii = jnp.asarray(RADII, start.dtype)[jnp.clip(beyond, 0, RADII.size - 1)]
+        nodes = jnp.where(beyond < 0, nodes, frame.center[:, None] + frame.axis[:, None] * radii[None, :])
     return jnp.concatenate([nodes, jnp.ones_like(nodes[:1])])
 
 
-def _plan(tol, mean, error, frame, light, layout, start, half):
-    """Decide which cells need more than the far rule, and sort them by kind."""
+def _place(number, row):
+    """Column and line of a flat number."""
+    return jax.lax.rem(number, jnp.int32(row)), jax.lax.div(number, jnp.int32(row))
+
+
+def _needs(tol, mean, error, frame, light, layout, start, half):
+    """Which cells need more than the far rule, and how much: `Plan.needs`."""
     ny, nx, step = layout
     row = nx + EXTRA
     orders = choose_orders(tol)
     tol = max(tol, 40 * float(jnp.finfo(mean.dtype).eps))
-    column = jnp.tile(jnp.arange(row, dtype=mean.dtype), ny)
+    column, line = _place(jnp.arange(ny * row, dtype=jnp.int32), row)
     usable = jnp.isfinite(mean) & (column < nx)  # a cusp of infinite brightness may lie on a sample
     mean, error = jnp.where(usable, jnp.abs(mean), 0), jnp.where(usable, error, jnp.inf)
     peak = jnp.max(mean)
@@ -287,23 +291,48 @@ def _plan(tol, mean, error, frame, light, layout, start, half):
     scale = tol * jnp.maximum(mean, _FLOOR * peak)
     share = jnp.clip(error / (0.8 * scale) - 1, 0, 1)
     unresolved = error * tol > _UNRESOLVED * scale
-    kind = jnp.where(unresolved, 1, jnp.where(share > 0, 2, 3))
+    needs = jnp.where(unresolved, 2, share)
     if frame is not None:
-        i = start[0] + step * column
-        j = start[1] + step * jnp.repeat(jnp.arange(ny, dtype=mean.dtype), row)
+        i, j = (start[k] + step * along.astype(mean.dtype) for k, along in enumerate((column, line)))
         squared = half_sum_squared(frame, i, j, half)
         low, high = (_half_sum_for(_CUSP / (0.1 * tol), m) ** 2 for m in (2 * orders.m, orders.m))
         share = jnp.maximum(share, jnp.clip((_NEAR[1] ** 2 - squared) / (_NEAR[1] ** 2 - _NEAR[0] ** 2), 0, 1))
-        kind = jnp.where(share > 0, jnp.where((squared > high) & ~unresolved, 2, 1), 3)
-        kind = jnp.where(squared < low, 0, kind)
-    kind = jnp.where(column < nx, kind, 3)
-    share = jnp.where(kind < 2, 1, share)
-    # a sort compiles faster than anything else that makes a list; all keys differ, so it need not be a stable one
-    key = kind.astype(jnp.int32) * share.size + jnp.arange(share.size, dtype=jnp.int32)
-    key = jax.lax.sort(key, is_stable=False)
-    ends = jnp.sum(key[None, :] < share.size * jnp.arange(1, 4, dtype=jnp.int32)[:, None], axis=1, dtype=jnp.int32)
-    counts = ends - jnp.concatenate([jnp.zeros(1, jnp.int32), ends[:2]])
-    return Plan(jax.lax.rem(key, jnp.int32(share.size)), share, counts, light)
+        needs = jnp.where(share > 0, jnp.where((squared > high) & ~unresolved, share, 2), 0)
+        needs = jnp.where(squared < low, 3, needs)
+    return jnp.where(column < nx, needs, 0)
+
+
+def _list(needs):
+    """`Plan.cells` and `Plan.counts`.
+
+    By a sort, which compiles faster than anything else that makes a list. Of many cells mostly few have needs: then
+    groups are sorted first (on a CPU: lanes that run together would do both), and the cells of those that have any.
+    """
+    kinds = jnp.pad((3 - jnp.ceil(needs)).astype(jnp.int32), (0, -needs.size % _GROUP), constant_values=3)
+    counts = jnp.sum(kinds[None, :] == jnp.arange(3, dtype=jnp.int32)[:, None], axis=1, dtype=jnp.int32)
+    size = jnp.int32(kinds.size)
+    keys = (kinds * size + jnp.arange(kinds.size, dtype=jnp.int32)).reshape(-1, _GROUP)
+    some = len(keys) // _SHARE
+
+    def sort_all():
+        return _sorted(keys.ravel())
+
+    def sort_some():
+        number = jnp.arange(len(keys), dtype=jnp.int32)
+        order = jax.lax.rem(_sorted(jnp.where(has_any, number, number + len(keys))), jnp.int32(len(keys)))
+        few = _sorted(keys[order[:some]].ravel())
+        return jnp.concatenate([few, jnp.broadcast_to(few[-1:], (kinds.size - few.size,))])
+
+    if some * _GROUP < _FEW_CELLS or not on_cpu():
+        listed = sort_all()
+    else:
+        has_any = jnp.any(kinds.reshape(keys.shape) < 3, axis=1)
+        listed = jax.lax.cond(jnp.sum(has_any, dtype=jnp.int32) <= some, sort_some, sort_all)
+    return jnp.minimum(jax.lax.rem(listed[: needs.size], size), needs.size - 1), counts
+
+
+def _sorted(keys):
+    return jax.lax.sort(keys, is_stable=False)  # all differ
 
 
 def _half_sum_for(gain, m):
@@ -327,7 +356,7 @@ def _blocks(orders, plan, number):
     rank = jnp.where(late, number - first_coarse + fine, rank) + jnp.where(along, 0, edges)
     block = jnp.where(along, block, jnp.where(late, 0, 1 + block))
     cell = plan.cells[jnp.minimum(rank, plan.cells.size - 1)]
-    return cell, jnp.where(rank < edges + fine + coarse, plan.share[cell], 0), block, along
+    return cell, jnp.where(rank < edges + fine + coarse, jnp.minimum(plan.needs[cell], 1), 0), block, along
 
 
 def _tables(orders, dtype):

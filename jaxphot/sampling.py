@@ -91,7 +91,7 @@ def _add_up_jvp(model, nodes, layout, primals, tangents):
         value = _add_up(model, nodes, layout, *primals)
         return value, jnp.zeros_like(value)
     sums = _scan(linearized.sample, linearized.count, nodes, layout, primals[2][0].dtype, primals[3])
-    return sums[0], linearized.contract(jnp.stack(sums[1:]))
+    return sums[0], linearized.contract(jnp.stack(sums))
 
 
 def _at_node(model, step, arguments, column, row, oi, oj):
