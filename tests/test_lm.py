@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 from scipy.optimize import least_squares
 
 from jaxphot.fitting import lm
+from jaxphot.fitting.equations import normal_equations
 from jaxphot.likelihood import Terms
 
 INF = jnp.inf
@@ -88,6 +89,24 @@ def test_hessian_and_gradient_are_numpys():
     assert_allclose(state.gradient / errors, J.T @ np.asarray(exponential_residual(p)) / errors, atol=1e-4)
     delta = lm.solve_scaled(state.hessian, jnp.asarray([1.0, 0.0]), 0.0, jnp.zeros(2, bool))
     assert_allclose(delta, np.linalg.inv(J.T @ J)[:, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [50, 3 * 4096, 3 * 4096 + 17])
+def test_normal_equations_of_many_values(count):
+    """More than are contracted at once, also a number that is no multiple of it."""
+    rng = np.random.default_rng(4)
+    matrix, data = rng.normal(size=(count, 3)), rng.normal(size=count)
+    weights = rng.uniform(size=count) * (rng.uniform(size=count) > 0.1)
+
+    def loss(value):
+        return Terms(0.5 * weights * (value - data) ** 2, weights * (value - data), jnp.asarray(weights))
+
+    z = jnp.asarray([0.3, -1.0, 2.0])
+    new = jax.jit(lambda z: normal_equations(lambda z: jnp.asarray(matrix) @ z, z, loss))(z)
+    assert_allclose(new.gradient, matrix.T @ (weights * (matrix @ z - data)), rtol=1e-11)
+    assert_allclose(new.hessian, matrix.T @ (weights[:, None] * matrix), rtol=1e-12, atol=1e-9)
+    change = jax.jit(jax.jacfwd(lambda z: normal_equations(lambda z: jnp.asarray(matrix) @ z, z, loss).gradient))(z)
+    assert_allclose(change, new.hessian, rtol=1e-12, atol=1e-9)
 
 
 def test_agrees_with_scipy():

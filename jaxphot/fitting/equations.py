@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxphot.likelihood import Terms
+from jaxphot.numerics import on_cpu
+
+_AT_ONCE = 4096  # values: what is contracted together on a CPU stays in its cache
 
 
 def half_squares(value):
@@ -56,16 +59,34 @@ def normal_equations(function, z, loss, coordinates=None):
     # forward mode, not `linearize`: a loop over samples then needs no storage for each of its turns
     value, columns = jax.vmap(lambda t: jax.jvp(function, (z,), (t,)), out_axes=(None, 0))(directions)
     terms = loss(value)
-    columns = columns.reshape(z.size, -1)
     weight = terms.weight.reshape(-1)
-    weighted = columns * jnp.sqrt(weight)[None, :]
-    exact = jax.lax.Precision.HIGHEST  # accelerators would multiply in less than float32
     total = jnp.sum(terms.loss)
     return Evaluation(
         total,
-        jnp.matmul(columns, terms.gradient.reshape(-1), precision=exact),
-        jnp.matmul(weighted, weighted.T, precision=exact),
+        *_contract(columns.reshape(z.size, -1), terms.gradient.reshape(1, -1), jnp.sqrt(weight)[None, :]),
         8 * jnp.finfo(z.dtype).eps * total,
         jnp.sum(weight > 0, dtype=z.dtype),
         jnp.sum((value.reshape(-1) * jnp.sqrt(weight)) ** 2),
     )
+
+
+def _contract(columns, gradient, root):
+    """Jᵀ·gradient and JᵀWJ from J's columns (P, N), the loss' gradient (1, N) and the roots of the weights (1, N)."""
+    count = columns.shape[1]
+    if not on_cpu() or count <= 2 * _AT_ONCE:
+        return _contract_part(columns, gradient, root)
+    turns = count // _AT_ONCE
+
+    def add(turn, sums):
+        parts = (jax.lax.dynamic_slice_in_dim(of_all, turn * _AT_ONCE, _AT_ONCE, 1) for of_all in arrays)
+        return jax.tree.map(jnp.add, sums, _contract_part(*parts))
+
+    arrays = columns, gradient, root
+    rest = _contract_part(*(of_all[:, turns * _AT_ONCE :] for of_all in arrays))
+    return jax.lax.fori_loop(0, turns, add, rest)
+
+
+def _contract_part(columns, gradient, root):
+    weighted = columns * root
+    exact = jax.lax.Precision.HIGHEST  # accelerators would multiply in less than float32
+    return jnp.matmul(columns, gradient[0], precision=exact), jnp.matmul(weighted, weighted.T, precision=exact)
