@@ -11,6 +11,7 @@ from numpy.polynomial.legendre import leggauss
 from numpy.testing import assert_allclose
 
 import jaxphot as jp
+from jaxphot import refine
 from jaxphot.sampling import Cells
 
 SIDE = 20
@@ -365,3 +366,21 @@ def test_a_thin_ridge_that_runs_askew():
         x, y = np.meshgrid(i + nodes / 2, j + nodes / 2)
         exact = np.sum(jp.models.sersic(params, x, y) * np.outer(weights, weights)) / 4
         assert abs(pixels[j, i] - exact) < 1e-4 * exact
+
+
+@pytest.mark.parametrize("side", [12, 104])
+def test_the_way_of_accelerators(monkeypatch, side):
+    """All at once instead of in turns, two lanes together; in a large frame, beside lists of cells made by groups."""
+    rule, cells, asked = jp.sampling.adaptive(1e-3), cells_of(side), []
+    params = jax.tree.map(lambda leaf: jnp.stack([leaf, 1.1 * leaf]), sersic(3.0, 0.5, 2.0, 6.1, 5.3))
+
+    def value_and_slope(params):
+        own = lambda n: rule(jp.models.sersic, {**params, "n": n}, cells)  # noqa: E731
+        return own(params["n"]), jax.jacfwd(own)(params["n"])
+
+    in_turns = jax.jit(lambda params: jax.lax.map(value_and_slope, params))(params)
+    monkeypatch.setattr(refine, "on_cpu", lambda: bool(asked.append(side)))
+    at_once = jax.jit(lambda params: jax.vmap(value_and_slope)(params))(params)
+    assert asked
+    for ours, theirs in zip(in_turns, at_once, strict=True):
+        assert_allclose(ours, theirs, rtol=0, atol=1e-13 * np.max(np.abs(theirs)))
