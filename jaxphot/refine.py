@@ -30,7 +30,7 @@ _FLOOR = 1e-4  # accuracy is relative to the larger of the cell and this part of
 _WIDTH, _TURNS = 240, 999  # the grid is sampled in at most so many turns, of at least so many blocks of nodes
 _CUSP = 0.2  # the m-point Gauss rule's relative error in a cell is about this · ρ^(−2m)
 _UNRESOLVED = 0.04  # the far rule's error, relative to the cell: beyond it the estimate says nothing
-_GROUP, _SHARE, _FEW_CELLS = 64, 8, 1024  # cells that are sorted as one; groups of which a part is sorted by cells
+_GROUP, _PART, _FEW_CELLS = 64, 8, 1024  # cells in a group; if less than a _PART-th have needs, groups are sorted first
 _NEAR = (6.0, 8.0)  # half sums of distances from the cusp below which it is not trusted either
 
 
@@ -312,7 +312,7 @@ def _list(needs):
     counts = jnp.sum(kinds[None, :] == jnp.arange(3, dtype=jnp.int32)[:, None], axis=1, dtype=jnp.int32)
     size = jnp.int32(kinds.size)
     keys = (kinds * size + jnp.arange(kinds.size, dtype=jnp.int32)).reshape(-1, _GROUP)
-    some = len(keys) // _SHARE
+    some = len(keys) // _PART
 
     def sort_all():
         return _sorted(keys.ravel())

@@ -60,13 +60,14 @@ def normal_equations(function, z, loss, coordinates=None):
     value, columns = jax.vmap(lambda t: jax.jvp(function, (z,), (t,)), out_axes=(None, 0))(directions)
     terms = loss(value)
     weight = terms.weight.reshape(-1)
+    root = jnp.sqrt(weight)
     total = jnp.sum(terms.loss)
     return Evaluation(
         total,
-        *_contract(columns.reshape(z.size, -1), terms.gradient.reshape(1, -1), jnp.sqrt(weight)[None, :]),
+        *_contract(columns.reshape(z.size, -1), terms.gradient.reshape(1, -1), root[None, :]),
         8 * jnp.finfo(z.dtype).eps * total,
         jnp.sum(weight > 0, dtype=z.dtype),
-        jnp.sum((value.reshape(-1) * jnp.sqrt(weight)) ** 2),
+        jnp.sum((value.reshape(-1) * root) ** 2),
     )
 
 
