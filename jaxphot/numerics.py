@@ -17,6 +17,8 @@ _SERSIC_B = (
     1.225672907612108e-09,
 )  # fmt: skip
 
+_SMALL_SYSTEM = 24  # unknowns
+
 # Bessel functions: Chebyshev interpolants of exact values, written in powers of a variable in [−1, 1].
 _K1_LARGE = (
     1.363151890371343, 1.033497377538618e-1, -5.566729880181961e-3, 7.35724155154905e-4, -1.39590216115811e-4,
@@ -320,6 +322,27 @@ def put(vector, positions, values):
         here = jnp.asarray(np.arange(vector.size) == at)
         vector = jax.lax.select(here, jax.lax.broadcast_in_dim(value, vector.shape, (0,)), vector)
     return vector
+
+
+def solve_positive(matrix, rhs):
+    """Solve a symmetric positive definite system: (P, P) and (P,) give (P,); NaN where the matrix is not.
+
+    Small ones by elimination in a loop, which needs no pivots (Peters & Wilkinson 1975, Comm. ACM 18, 20): lanes share
+    it on accelerators, and LAPACK's first use takes half a second.
+    """
+    size = rhs.size
+    if size > _SMALL_SYSTEM:
+        return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(matrix, lower=True), rhs)
+    number = jnp.arange(size + 1, dtype=jnp.int32)
+
+    def eliminate(k, system):
+        column, row = system[:, k], jnp.where(number > k, system[k], 0)  # what is behind is not looked at again
+        factors = jnp.where(number[:size] == k, 0, column / jnp.where(column[k] > 0, column[k], jnp.nan))
+        return system - factors[:, None] * row[None, :]
+
+    system = jax.lax.fori_loop(0, size, eliminate, jnp.concatenate([matrix, rhs[:, None]], axis=1))
+    pivots = diagonal(system[:, :size])
+    return system[:, size] / jnp.where(pivots > 0, pivots, jnp.nan)
 
 
 def diagonal(matrix):

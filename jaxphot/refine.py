@@ -154,20 +154,22 @@ def _means(sample, planes, tol, layout, frame, place, rough):
     ny, nx, step = layout
     start, size = place
     orders, half, row, dtype = choose_orders(tol), size / 2, nx + EXTRA, start.dtype
-    blocks = -(-((ny + EXTRA) * row + RADII.size + EXTRA) // orders.block)
+    on_axis = (ny + EXTRA) * row  # the first sample that is none of the cells'
+    blocks = -(-(on_axis + RADII.size + EXTRA) // orders.block)
     grid_turns = min(max(blocks // _WIDTH, 1), _TURNS)
     width = -(-blocks // grid_turns)
     length = width * orders.block
     tables = _tables(orders, dtype)
 
     def judge(samples):
-        first = (ny + EXTRA) * row
-        light = None if frame is None else measure(frame, samples[first : first + RADII.size], size[0] * size[1])
-        return _needs(tol, *far_and_error(samples, ny, row, size / step), frame, light, layout, start, half), light
+        light = None if frame is None else measure(frame, samples[on_axis : on_axis + RADII.size], size[0] * size[1])
+        needs = _needs(tol, *far_and_error(samples, ny, row, size / step), frame, light, layout, start, half)
+        return Plan(needs, *_list(needs), light)
 
     def no_judgement(_):
         zero = jnp.zeros((), dtype)
-        return jnp.zeros(ny * row, dtype), None if frame is None else Light(zero, zero, zero)
+        light = None if frame is None else Light(zero, zero, zero)
+        return Plan(jnp.zeros(ny * row, dtype), jnp.zeros(ny * row, jnp.int32), jnp.zeros(3, jnp.int32), light)
 
     def refined_nodes(plan, number):
         cell, share, block, along = _blocks(orders, plan, number)
@@ -224,14 +226,12 @@ def _means(sample, planes, tol, layout, frame, place, rough):
         is_judged = phase > 0 if rough is None else (phase > 0) & ~rough
         turn, samples, means = state
         # (two conditions: what passes from one to the other is computed once)
-        needs, light = jax.lax.cond(is_judged, judge, no_judgement, samples[0])
-        means, listed = jax.lax.cond(phase > 0, lambda: (blend(samples, needs), _list(needs)), lambda: (means, nothing))
-        plan = Plan(needs, *listed, light)
+        plan = jax.lax.cond(is_judged, judge, no_judgement, samples[0])
+        means = jax.lax.cond(phase > 0, lambda: blend(samples, plan.needs), lambda: means)
         end = grid_turns + turns(plan)  # none without a plan
         return jax.lax.while_loop(lambda s: s[0] < end, lambda s: turn_once(s, plan), (turn, samples, means))
 
     means = jnp.zeros((planes, ny * row), dtype)
-    nothing = jnp.zeros(ny * row, jnp.int32), jnp.zeros(3, jnp.int32)
     if on_cpu():
         # samples that are none of the grid's go behind it, or, if that is one turn, in its place
         samples = jnp.zeros((planes, (grid_turns + (grid_turns > 1)) * length), dtype)
@@ -239,15 +239,15 @@ def _means(sample, planes, tol, layout, frame, place, rough):
     # where many lanes run together, what a loop carries should be little, and its length that of all
     grid = _grid_nodes(layout, start, frame, jnp.arange(grid_turns * length, dtype=jnp.int32))
     samples = jnp.stack(sample(grid[2], grid[0], grid[1]))
-    needs, light = judge(samples[0])
-    needs = needs if rough is None else jnp.where(rough, 0, needs)
-    plan = Plan(needs, *_list(needs), light)
+    plan = judge(samples[0])
+    if rough is not None:
+        plan = plan._replace(needs=jnp.where(rough, 0, plan.needs), counts=jnp.where(rough, 0, plan.counts))
 
     def refine_once(turn, means):
         nodes, cell, share = refined_nodes(plan, numbers(turn))
         return add(means, cell, sums_of(nodes, share)[1])
 
-    return jax.lax.fori_loop(0, for_all(turns(plan)), refine_once, means) + blend(samples, needs)
+    return jax.lax.fori_loop(0, for_all(turns(plan)), refine_once, means) + blend(samples, plan.needs)
 
 
 def _sum(values):

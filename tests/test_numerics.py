@@ -131,6 +131,26 @@ def test_what_is_put_does_not_spoil_its_neighbours():
     assert held.tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("size", [1, 2, 8, 24, 25])
+@pytest.mark.parametrize("condition", [1.0, 1e6, 1e12])
+def test_positive_systems(size, condition):
+    """As exact as the matrix allows, with a residual of rounding alone; NaN if it is not positive definite."""
+    rng = np.random.default_rng(size)
+    axes, _ = np.linalg.qr(rng.normal(size=(size, size)))
+    matrix = (axes * np.geomspace(1, 1 / condition, size)) @ axes.T
+    scale = 1 / np.sqrt(np.diag(matrix))
+    matrix = (matrix + matrix.T) / 2 * scale[:, None] * scale[None, :]
+    truth = rng.normal(size=size)
+    rhs = matrix @ truth
+    found = np.asarray(jax.jit(numerics.solve_positive)(matrix, rhs))
+    eps = np.finfo(float).eps
+    assert_allclose(found, truth, rtol=0, atol=100 * eps * condition * np.max(np.abs(truth)))
+    assert_allclose(matrix @ found, rhs, rtol=0, atol=100 * eps * np.max(np.abs(found)))
+    lanes = jax.vmap(numerics.solve_positive)(np.stack([matrix, -matrix]), np.stack([rhs, rhs]))
+    assert_allclose(lanes[0], found, rtol=0, atol=100 * eps * condition * np.max(np.abs(truth)))
+    assert np.all(np.isnan(lanes[1]))
+
+
 def test_diagonal():
     matrix = np.arange(9.0).reshape(3, 3)
     assert_allclose(numerics.diagonal(jnp.asarray(matrix)), [0, 4, 8], rtol=0)

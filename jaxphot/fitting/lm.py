@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxphot.fitting.equations import half_squares, normal_equations
-from jaxphot.numerics import diagonal
+from jaxphot.numerics import diagonal, solve_positive
 
 CONVERGED, MAX_STEPS, STALLED, SINGULAR, NON_FINITE, NO_DATA = range(6)
 RUNNING = -1
@@ -109,8 +109,7 @@ def solve_scaled(hessian, rhs, damping, held):
     eye = jnp.eye(rhs.size, dtype=rhs.dtype)
     matrix = hessian * scale[:, None] * scale[None, :]
     matrix = matrix + eye * jnp.where(active, damping, 1)[:, None]
-    factor = jax.scipy.linalg.cho_factor(matrix, lower=True)
-    return scale * jax.scipy.linalg.cho_solve(factor, scale * rhs)
+    return scale * solve_positive(matrix, scale * rhs)
 
 
 def init(params, rough=None):
