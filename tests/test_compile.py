@@ -161,6 +161,20 @@ def test_many_single_fits_get_the_program_that_runs_fast(compilations, monkeypat
     np.testing.assert_allclose(levels, 3.0, rtol=1e-10)
 
 
+def test_sets_of_images_are_compiled_quickly_too(monkeypatch):
+    """They compile more slowly than one image does; how many fits are worth a second program depends on their pixels."""
+    model = jp.scene(sky=jp.models.flat_sky)
+    stack = jp.stack_images([image(shape=(50, 51), level=level) for level in range(8)])
+    assert stack.data.size > solve._QUICK
+    monkeypatch.setattr(solve, "_QUICK", stack.data.size // 100)  # 150 times as many pixels are in two fits
+    programs = (solve._quick_program, solve._program)
+    before = [program._cache_size() for program in programs]
+    for call in range(4):
+        fit = jp.fit(model, {"sky": {"I0": 1.0}}, stack, per_image=("sky.I0",), sampling=RULE)
+        np.testing.assert_allclose(fit.params["sky"]["I0"], np.arange(8), atol=1e-10)
+        assert [program._cache_size() - had for program, had in zip(programs, before, strict=True)] == [1, call > 1]
+
+
 def test_quick_programs_are_right():
     """XLA's older generator, without optimisations and in 32 pieces, gets this derivative wrong by a quarter."""
     metric = jp.metrics.fourier((1,), jp.metrics.superellipse)

@@ -16,8 +16,9 @@ from jaxphot.fitting.stages import advance, begin, describe_end, domain_of, eval
 from jaxphot.pytree import is_concrete
 from jaxphot.render import DEFAULT_SAMPLING
 
-_QUICK = 128**2  # pixels up to which a single fit takes longer to compile than to run
-_LOOP = 150  # such fits after which the program that is slow to compile would have been the better one
+# pixels up to which a fit takes longer to compile than to run: of one image, and of several, which compile more slowly
+_QUICK, _QUICK_SET = 128**2, 512**2
+_LOOP = 150  # such fits, of one image, after which the program that is slow to compile would have been the better one
 
 
 def fit(
@@ -163,9 +164,11 @@ def compile_ahead(setup, lane):
 def _is_long(setup, lane):
     """Running takes longer than compiling: of a large image, or of many fits one after the other."""
     sizes = tuple(image.data.size for image in lane.images)
-    if sum(sizes) > _QUICK or jax.default_backend() != "cpu":
+    is_one = len(sizes) == 1 and lane.images[0].data.ndim == 2
+    if sum(sizes) > (_QUICK if is_one else _QUICK_SET) or jax.default_backend() != "cpu":
         return True
-    return next(_calls(setup, sizes)) >= _LOOP
+    before = next(_calls(setup, sizes))
+    return before >= _LOOP or before * sum(sizes) > _LOOP * _QUICK
 
 
 @lru_cache(maxsize=256)
