@@ -162,7 +162,7 @@ def test_many_single_fits_get_the_program_that_runs_fast(compilations, monkeypat
 
 
 def test_sets_of_images_are_compiled_quickly_too(monkeypatch):
-    """They compile more slowly than one image does; how many fits are worth a second program depends on their pixels."""
+    """They compile more slowly than one image; how many fits are worth a second program depends on their pixels."""
     model = jp.scene(sky=jp.models.flat_sky)
     stack = jp.stack_images([image(shape=(50, 51), level=level) for level in range(8)])
     assert stack.data.size > solve._QUICK
