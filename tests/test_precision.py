@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_batch import SNR, assert_identical, cutouts, fit_all, flat, reference
 
-from jaxphot.fitting.batch import BatchError
+from jaxphot.fitting.batch import BatchError, _enable_x64
 
 
 def test_precision():
@@ -36,12 +36,8 @@ def test_precision():
 def test_precision_needs_what_it_says():
     with pytest.raises(ValueError, match="precision: expected one of float32, float64, mixed"):
         fit_all(precision="half")
-    jax.config.update("jax_enable_x64", False)  # (`jax.enable_x64` is not in the oldest jax that is supported)
-    try:
-        with pytest.raises(ValueError, match="jax_enable_x64"):
-            fit_all(precision="mixed")
-    finally:
-        jax.config.update("jax_enable_x64", True)
+    with _enable_x64(False), pytest.raises(ValueError, match="jax_enable_x64"):
+        fit_all(precision="mixed")
     _, _, images = cutouts()
     faint = replace(images, ivar=images.ivar * 1e60)
     with pytest.raises(BatchError, match=r"precision: images\[0\] .* float32 cannot hold"):

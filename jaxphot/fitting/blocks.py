@@ -12,6 +12,7 @@ right-hand sides; the border then follows exactly, from its Schur complement.
 import jax
 import jax.numpy as jnp
 
+from jaxphot.numerics import solve_positive
 from jaxphot.pytree import pytree, static_field
 
 _MOST_TURNS = 400
@@ -177,8 +178,7 @@ def _solve_bordered(matrix, own, shared):
     direct, through = both[..., 0], both[..., 1:]
     schur = matrix.corner - jnp.einsum("spd,spe->de", matrix.cross, through, precision=_EXACT)
     left = shared - jnp.einsum("spd,sp->d", matrix.cross, direct, precision=_EXACT)
-    factor = jax.scipy.linalg.cho_factor(schur, lower=True)
-    of_shared = jax.scipy.linalg.cho_solve(factor, left) if shared.size else left
+    of_shared = solve_positive(schur, left) if shared.size else left
     return direct - jnp.einsum("spd,d->sp", through, of_shared, precision=_EXACT), of_shared
 
 
