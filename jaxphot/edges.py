@@ -4,21 +4,19 @@ Everything is in pixel coordinates relative to the centre, with a metric (a, b, 
 constant on an isophote.
 """
 
+from functools import reduce
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxphot.numerics import safe_log
-
-_CUSP_RADII = 0.01 * 4.0 ** np.arange(3)  # pixels; from these the cusp's exponent is measured
 _GROWTH = 1.4
-_LIGHT_RADII = 0.02 * _GROWTH ** np.arange(36)  # pixels; from these, how far light reaches
 _SMALLEST = 1e-30
-_TIP = 0.05  # of a source's reach: cells farther out leave out the tips of triangles
+_TIP = 0.05  # of a source's reach: triangles of cells farther out go outwards
+_BRIGHT, _DARK = 1e-7, 1e-17  # of the peak
 
-RADII = np.concatenate([_CUSP_RADII, _LIGHT_RADII])
+RADII = 0.02 * _GROWTH ** np.arange(36)
 """Radii along the major axis (pixels) at which `measure` wants the brightness."""
 
 
@@ -43,20 +41,21 @@ class Frame(NamedTuple):
 
 
 class Light(NamedTuple):
-    """What a source is like next to its centre and far from it; made by `measure`.
+    """How bright a source is, and how far its light goes; made by `measure`.
 
     Attributes
     ----------
-    exponent : scalar
-        k: brightness is a smooth function of R^(1/k) at the centre (a Sérsic profile's n).
     reach : scalar
         R beyond which there is no light that matters.
+    dark : scalar
+        R from which on there is so little that a Gauss rule does not integrate a cell that reaches from the bright
+        part of the source to here.
     peak : scalar
         Mean brightness over the ellipse of one cell's area about the centre.
     """
 
-    exponent: jax.Array
     reach: jax.Array
+    dark: jax.Array
     peak: jax.Array
 
 
@@ -106,22 +105,12 @@ def measure(frame, brightness, area):
     Light
     """
     light = jnp.abs(brightness)
-    log = jnp.log(jnp.maximum(light[: _CUSP_RADII.size], jnp.finfo(light.dtype).tiny))
-    radius, light = jnp.asarray(_LIGHT_RADII, light.dtype), light[_CUSP_RADII.size :]
+    radius = jnp.asarray(RADII, light.dtype)
     pixel2 = area / (jnp.pi * frame.q)  # of the ellipse as large as a cell: its semi-major axis, squared
     inside = jnp.where(radius**2 < pixel2, light * radius**2, 0)
     peak = (jnp.sum(inside) * (2 * np.log(_GROWTH).item()) + light[0] * radius[0] ** 2) / pixel2
-    reach = _GROWTH * jnp.max(jnp.where(light > 1e-7 * peak, radius, radius[0]))
-    return Light(_exponent(log[0] - log[1], log[1] - log[2]), reach, peak)
-
-
-def _exponent(inner, outer):
-    """The k of f = f₀ exp(−c R^(1/k)), from log f at radii each 4 times the last; 1 where f is flat, at most 10."""
-    visible = inner > 1e-5
-    steepening = visible & (outer > inner)
-    ratio = jnp.where(steepening, outer / jnp.where(visible, inner, 1), 4)
-    exponent = jnp.clip(np.log(4).item() / jnp.log(jnp.maximum(ratio, 1.01)), 1, 10)
-    return jnp.where(visible & ~steepening, 4, exponent)
+    bright, dark = (jnp.max(jnp.where(light > part * peak, radius, radius[0])) for part in (_BRIGHT, _DARK))
+    return Light(_GROWTH * bright, dark, peak)
 
 
 def half_sum_squared(frame, i, j, half):
@@ -188,10 +177,12 @@ def edge_nodes(frame, light, centers, half, block, radial):
     """Nodes and weights of an integral over cells, about a source's centre: part of one edge of each a call.
 
     For any f, F(r) = r ∫ s f(s r) ds has div F = f, so that a cell's integral is the sum over its edges of signed
-    triangles (centre, edge). s = w^k removes the cusp; l = d sinh(t), from the foot of the perpendicular in the frame
-    where isophotes are circles, the near-singularity of an edge that passes close to the centre. The triangles' tips,
-    nearer than all of the cell, cancel. Where they hold much of the light they are left out: else they would dominate
-    the error of faint cells.
+    triangles (centre, edge), s from 0 to 1. s = w⁴ removes the cusp; l = d sinh(t), from the foot of the perpendicular
+    in the frame where isophotes are circles, the near-singularity of an edge that passes close to the centre.
+
+    Of a cell that is far from the centre compared with the source's reach, most of these triangles' light would cancel.
+    There they go outwards, s from 1 to where R is that of the farthest corner (any R does, the same for all edges), and
+    an edge is as long as there is light on it.
 
     Parameters
     ----------
@@ -213,7 +204,6 @@ def edge_nodes(frame, light, centers, half, block, radial):
     """
     a, b, c = frame.metric
     offset = centers - frame.center[:, None]
-    nearest = jnp.sign(offset) * jnp.maximum(jnp.abs(offset) - half[:, None], 0)
     corner, edge = offset + half[:, None] * block[:2], half[:, None] * block[2:4]
     along, along_weight = jnp.split(block[4:], 2)
 
@@ -222,6 +212,9 @@ def edge_nodes(frame, light, centers, half, block, radial):
     cross = corner[0] * edge[1] - corner[1] * edge[0]  # twice the triangle's area, signed
     height = jnp.maximum(jnp.abs(cross) * jnp.sqrt(a * c - b * b), 1e-10)  # distance of the foot times length
     first, last = _arcsinh(jnp.stack([before, before + length2]) / height[None, :])
+    outside, end = _exterior(frame, light, offset, half)
+    limit = jnp.where(outside, _arccosh(light.reach * jnp.sqrt(length2) / height), jnp.inf)
+    first, last = jnp.clip(first, -limit, limit), jnp.clip(last, -limit, limit)
     growth = jnp.exp(first[None, :] + (last - first)[None, :] * along)
     shrink = 1 / growth
     part = ((0.5 * height)[None, :] * (growth - shrink) - before[None, :]) / length2[None, :]
@@ -230,16 +223,70 @@ def edge_nodes(frame, light, centers, half, block, radial):
     point = corner[:, None] + part[None] * edge[:, None]
 
     far = _radius(frame.metric, point)
-    start = _radius(frame.metric, nearest)
-    start = jnp.where(start > _TIP * light.reach, start, 0)[None, :]
-    ends = jnp.stack([jnp.broadcast_to(start, far.shape), far])
-    w = jnp.exp(jnp.log(jnp.minimum(ends, light.reach) / far[None]) / light.exponent)  # no light beyond its reach
+    ends = jnp.stack([jnp.broadcast_to(jnp.where(outside, end, 0)[None, :], far.shape), far])
+    w = jnp.sqrt(jnp.sqrt(jnp.minimum(ends, light.reach) / far[None]))  # no light beyond its reach
     range_ = (w[1] - w[0])[:, None]
     w = w[0][:, None] + range_ * radial[0][None, :, None]
-    s = jnp.exp(light.exponent * safe_log(w))
-    weight = (light.exponent * weight)[:, None] * range_ * (s * s / w) * radial[1][None, :, None]
+    s = (w * w) ** 2
+    weight = (4 * weight)[:, None] * range_ * (w * w) * (s * w) * radial[1][None, :, None]
     nodes = frame.center[:, None, None, None] + s[None] * point[:, :, None]
     return jnp.concatenate([nodes, weight[None]])
+
+
+def _exterior(frame, light, offset, half):
+    """Whether a cell is one whose triangles go outwards, and the R at which these end."""
+    nearest = jnp.sign(offset) * jnp.maximum(jnp.abs(offset) - half[:, None], 0)
+    end = jnp.minimum(_farthest(frame.metric, offset, half), light.reach)
+    return _radius(frame.metric, nearest) > _TIP * light.reach, end
+
+
+def _farthest(metric, offset, half):
+    """R of a cell's farthest corner."""
+    (u, v), (hi, hj) = offset, half
+    corners = [_squared(metric, (u + si * hi, v + sj * hj)) for si in (-1, 1) for sj in (-1, 1)]
+    return jnp.sqrt(reduce(jnp.maximum, corners))
+
+
+def _nearest(metric, offset, half):
+    """R of a cell's nearest point."""
+    (a, b, c), (u, v), (hi, hj) = metric, offset, half
+    edge_u, edge_v = jnp.sign(u) * jnp.maximum(jnp.abs(u) - hi, 0), jnp.sign(v) * jnp.maximum(jnp.abs(v) - hj, 0)
+    on_u = edge_u, jnp.clip(-b / c * edge_u, v - hj, v + hj)
+    on_v = jnp.clip(-b / a * edge_v, u - hi, u + hi), edge_v
+    return jnp.sqrt(jnp.minimum(_squared(metric, on_u), _squared(metric, on_v)))
+
+
+def reaches_into_dark(frame, light, i, j, half):
+    """Cells in which brightness falls by more than a Gauss rule can follow, those of thin or tiny sources.
+
+    Parameters
+    ----------
+    frame : Frame
+    light : Light
+    i, j : arrays
+        Cells' centres.
+    half : (2,) array
+        Half the cells' sides.
+
+    Returns
+    -------
+    bool array
+    """
+    a, b, c = frame.metric
+    bright = light.reach / _GROWTH
+    diagonal = 2 * jnp.sqrt(a * half[0] ** 2 + c * half[1] ** 2 + 2 * jnp.abs(b) * half[0] * half[1])
+    offset = i - frame.center[0], j - frame.center[1]
+
+    def look():
+        dark = _farthest(frame.metric, offset, half) > light.dark
+        return dark & (_nearest(frame.metric, offset, half) < bright)
+
+    return jax.lax.cond(light.dark - bright < diagonal, look, lambda: jnp.zeros(i.shape, bool))
+
+
+def _arccosh(x):
+    x = jnp.maximum(x, 1)
+    return jnp.log(x + jnp.sqrt(x * x - 1))
 
 
 def _arcsinh(x):
@@ -248,5 +295,9 @@ def _arcsinh(x):
 
 
 def _radius(metric, point):
+    return jnp.sqrt(_squared(metric, point))
+
+
+def _squared(metric, point):
     (a, b, c), (u, v) = metric, point
-    return jnp.sqrt(jnp.maximum(a * u * u + 2 * b * u * v + c * v * v, _SMALLEST))
+    return jnp.maximum(a * u * u + 2 * b * u * v + c * v * v, _SMALLEST)

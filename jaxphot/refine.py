@@ -1,8 +1,8 @@
 """Mean brightness over cells, with samples where they are needed.
 
 far      one sample a cell, corrected by the differences with the samples of its neighbours: fourth order.
-refined  only cells for which that is not good enough: m × m Gauss nodes, (2m) × (2m), or, near a source's centre, nodes
-         along the cell's edges (`jaxphot.edges`).
+refined  only cells for which that is not good enough: m × m Gauss nodes, (2m) × (2m), or, near a source's centre and
+         where light ends within a cell, nodes along the cell's edges (`jaxphot.edges`).
 
 What decides are samples and the distance from the centre. Decisions that change with the parameters are blended (far
 with refined) or taken where both rules agree to well below the tolerance.
@@ -21,16 +21,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxphot.edges import RADII, Light, edge_nodes, edge_table, half_sum_squared, locate, measure
+from jaxphot.edges import RADII, Light, edge_nodes, edge_table, half_sum_squared, locate, measure, reaches_into_dark
 from jaxphot.midpoint import EXTRA, corrected_midpoint, far_and_error
 from jaxphot.numerics import for_all, gauss_legendre, on_cpu, sum_together
 from jaxphot.pointwise import brightness, linearize_tree
 
 _FLOOR = 1e-4  # accuracy is relative to the larger of the cell and this part of the brightest one
-_WIDTH, _TURNS = 240, 999  # the grid is sampled in at most so many turns, of at least so many blocks of nodes
+_WIDTH, _TURNS = 90, 999  # the grid is sampled in at most so many turns, of at least so many blocks of nodes
 _CUSP = 0.2  # the m-point Gauss rule's relative error in a cell is about this · ρ^(−2m)
-_UNRESOLVED = 0.04  # the far rule's error, relative to the cell: beyond it the estimate says nothing
-_GROUP, _PART, _FEW_CELLS = 64, 8, 1024  # cells in a group; if less than a _PART-th have needs, groups are sorted first
+_UNRESOLVED = 0.025  # the far rule's error, relative to the cell: beyond it the estimate says nothing
+_MANY_CELLS = 2**14
 _NEAR = (6.0, 8.0)  # half sums of distances from the cusp below which it is not trusted either
 
 
@@ -289,7 +289,7 @@ def _needs(tol, mean, error, frame, light, layout, start, half):
     if light is not None:
         peak = jnp.minimum(peak, light.peak)
     scale = tol * jnp.maximum(mean, _FLOOR * peak)
-    share = jnp.clip(error / (0.8 * scale) - 1, 0, 1)
+    share = jnp.clip(error / (0.6 * scale) - 1, 0, 1)
     unresolved = error * tol > _UNRESOLVED * scale
     needs = jnp.where(unresolved, 2, share)
     if frame is not None:
@@ -298,21 +298,23 @@ def _needs(tol, mean, error, frame, light, layout, start, half):
         low, high = (_half_sum_for(_CUSP / (0.1 * tol), m) ** 2 for m in (2 * orders.m, orders.m))
         share = jnp.maximum(share, jnp.clip((_NEAR[1] ** 2 - squared) / (_NEAR[1] ** 2 - _NEAR[0] ** 2), 0, 1))
         needs = jnp.where(share > 0, jnp.where((squared > high) & ~unresolved, share, 2), 0)
-        needs = jnp.where(squared < low, 3, needs)
+        needs = jnp.where((squared < low) | reaches_into_dark(frame, light, i, j, half), 3, needs)
     return jnp.where(column < nx, needs, 0)
 
 
 def _list(needs):
     """`Plan.cells` and `Plan.counts`.
 
-    By a sort, which compiles faster than anything else that makes a list. Of many cells mostly few have needs: then
-    groups are sorted first (on a CPU: lanes that run together would do both), and the cells of those that have any.
+    By a sort, which compiles faster than anything else that makes a list. Mostly few cells have needs: if less than a
+    part of the groups have any, these are sorted first (on a CPU: lanes that run together would do both), then their
+    cells.
     """
-    kinds = jnp.pad((3 - jnp.ceil(needs)).astype(jnp.int32), (0, -needs.size % _GROUP), constant_values=3)
+    group, part = (64, 8) if needs.size > _MANY_CELLS else (16, 4)
+    kinds = jnp.pad((3 - jnp.ceil(needs)).astype(jnp.int32), (0, -needs.size % group), constant_values=3)
     counts = jnp.sum(kinds[None, :] == jnp.arange(3, dtype=jnp.int32)[:, None], axis=1, dtype=jnp.int32)
     size = jnp.int32(kinds.size)
-    keys = (kinds * size + jnp.arange(kinds.size, dtype=jnp.int32)).reshape(-1, _GROUP)
-    some = len(keys) // _PART
+    keys = (kinds * size + jnp.arange(kinds.size, dtype=jnp.int32)).reshape(-1, group)
+    some = len(keys) // part
 
     def sort_all():
         return _sorted(keys.ravel())
@@ -323,7 +325,7 @@ def _list(needs):
         few = _sorted(keys[order[:some]].ravel())
         return jnp.concatenate([few, jnp.broadcast_to(few[-1:], (kinds.size - few.size,))])
 
-    if some * _GROUP < _FEW_CELLS or not on_cpu():
+    if not on_cpu():
         listed = sort_all()
     else:
         has_any = jnp.any(kinds.reshape(keys.shape) < 3, axis=1)
