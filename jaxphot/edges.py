@@ -13,8 +13,11 @@ import numpy as np
 
 _GROWTH = 1.4
 _SMALLEST = 1e-30
-_TIP = 0.05  # of a source's reach: triangles of cells farther out go outwards
-_BRIGHT, _DARK = 1e-7, 1e-17  # of the peak
+_TIP = 0.1  # of a source's reach: triangles of cells farther out go outwards
+_BRIGHT, _DARK = 1e-8, 1e-17  # of the peak
+_BRIGHT_FALL = (4.0, 12.0)  # powers of e between which the decay is measured
+_FARTHEST = 10.0  # light that ends nearer, in distances of an edge's foot, is followed along all of the edge
+_STEEP = (1.5, 4.0)  # so many cells' diagonals from the centre brightness has fallen by so many powers of e
 
 RADII = 0.02 * _GROWTH ** np.arange(36)
 """Radii along the major axis (pixels) at which `measure` wants the brightness."""
@@ -52,11 +55,20 @@ class Light(NamedTuple):
         part of the source to here.
     peak : scalar
         Mean brightness over the ellipse of one cell's area about the centre.
+    top : scalar
+        Brightness next to the centre.
+    decay : scalar
+        κ where −log(brightness/top) grows like R^κ (1/n of a Sérsic profile); at most 1.
+    is_steep : bool scalar
+        Brightness falls by much within the cells next to the centre.
     """
 
     reach: jax.Array
     dark: jax.Array
     peak: jax.Array
+    top: jax.Array
+    decay: jax.Array
+    is_steep: jax.Array
 
 
 def locate(params, transform):
@@ -89,7 +101,7 @@ def locate(params, transform):
     return Frame(jnp.stack([ci, cj]), metric, axis, q)
 
 
-def measure(frame, brightness, area):
+def measure(frame, brightness, half):
     """What a source is like, from its brightness along the major axis.
 
     Parameters
@@ -97,8 +109,8 @@ def measure(frame, brightness, area):
     frame : Frame
     brightness : array
         At `RADII` times ``frame.axis`` from the centre.
-    area : scalar
-        Of a cell, pixels.
+    half : (2,) array
+        Half the cells' sides, pixels.
 
     Returns
     -------
@@ -106,11 +118,23 @@ def measure(frame, brightness, area):
     """
     light = jnp.abs(brightness)
     radius = jnp.asarray(RADII, light.dtype)
-    pixel2 = area / (jnp.pi * frame.q)  # of the ellipse as large as a cell: its semi-major axis, squared
+    # of the ellipse as large as a cell: its semi-major axis, squared
+    pixel2 = 4 * half[0] * half[1] / (jnp.pi * frame.q)
     inside = jnp.where(radius**2 < pixel2, light * radius**2, 0)
     peak = (jnp.sum(inside) * (2 * np.log(_GROWTH).item()) + light[0] * radius[0] ** 2) / pixel2
     bright, dark = (jnp.max(jnp.where(light > part * peak, radius, radius[0])) for part in (_BRIGHT, _DARK))
-    return Light(_GROWTH * bright, dark, peak)
+    top = light[0]
+    fall = jnp.log(top / jnp.maximum(light, top * _DARK))
+    is_steep = jnp.max(jnp.where(radius < _STEEP[0] * _diagonal(frame.metric, half), fall, 0)) > _STEEP[1]
+    return Light(_GROWTH * bright, dark, peak, top, _decay(radius, fall), is_steep)
+
+
+def _decay(radius, fall):
+    """The exponent with which −log of the brightness grows, over the part of the source that is bright."""
+    less, more = (jnp.max(jnp.where(fall < limit, fall, 1e-3)) for limit in _BRIGHT_FALL)
+    inner, outer = (jnp.max(jnp.where(fall < limit, radius, radius[0])) for limit in _BRIGHT_FALL)
+    growth = jnp.where(outer > inner, outer / inner, 1 + 1e-6)  # of a sudden end, the steepest
+    return jnp.clip(jnp.log(jnp.maximum(more / less, 1 + 1e-5)) / jnp.log(growth), 0, 1)
 
 
 def half_sum_squared(frame, i, j, half):
@@ -162,14 +186,17 @@ def edge_table(nodes, weights, block):
 
     Returns
     -------
-    (4 + 2 block, 4 E / block) array
-        An edge's start and direction (±1 or 0 along i, j), then nodes on [0, 1] and weights.
+    (4 + 4 block, 4 E / block) array
+        An edge's start and direction (±1 or 0 along i, j), then nodes on [0, 1], weights, and 1 for the edge's first
+        and for its last node.
     """
     start = np.array([[-1, 1, 1, -1], [-1, -1, 1, 1]])
     step = np.array([[2, 0, -2, 0], [0, 2, 0, -2]])
     count = len(nodes) // block
     edges = np.repeat(np.concatenate([start, step]), count, axis=1)
-    rules = np.concatenate([(nodes + 0.5).reshape(count, block).T, weights.reshape(count, block).T])
+    number = np.arange(len(nodes))
+    rows = nodes + 0.5, weights, number == 0, number == len(nodes) - 1
+    rules = np.concatenate([row.reshape(count, block).T for row in rows])
     return np.concatenate([edges, np.tile(rules, 4)])
 
 
@@ -192,7 +219,7 @@ def edge_nodes(frame, light, centers, half, block, radial):
         Of the cells.
     half : (2,) array
         Half the cells' sides.
-    block : (4 + 2 E, W) array
+    block : (4 + 4 E, W) array
         Columns of the `edge_table`.
     radial : (2, N) array
         Nodes and weights on [0, 1], from the centre.
@@ -202,24 +229,10 @@ def edge_nodes(frame, light, centers, half, block, radial):
     (3, E, N, W) array
         i, j and weights; these sum to the mean over the cell when all edges' are added up.
     """
-    a, b, c = frame.metric
     offset = centers - frame.center[:, None]
     corner, edge = offset + half[:, None] * block[:2], half[:, None] * block[2:4]
-    along, along_weight = jnp.split(block[4:], 2)
-
-    normal = a * edge[0] + b * edge[1], b * edge[0] + c * edge[1]
-    length2, before = (point[0] * normal[0] + point[1] * normal[1] for point in (edge, corner))
-    cross = corner[0] * edge[1] - corner[1] * edge[0]  # twice the triangle's area, signed
-    height = jnp.maximum(jnp.abs(cross) * jnp.sqrt(a * c - b * b), 1e-10)  # distance of the foot times length
-    first, last = _arcsinh(jnp.stack([before, before + length2]) / height[None, :])
     outside, end = _exterior(frame, light, offset, half)
-    limit = jnp.where(outside, _arccosh(light.reach * jnp.sqrt(length2) / height), jnp.inf)
-    first, last = jnp.clip(first, -limit, limit), jnp.clip(last, -limit, limit)
-    growth = jnp.exp(first[None, :] + (last - first)[None, :] * along)
-    shrink = 1 / growth
-    part = ((0.5 * height)[None, :] * (growth - shrink) - before[None, :]) / length2[None, :]
-    weight = cross * (last - first) * height / (length2 * (8 * half[0] * half[1]))
-    weight = weight[None, :] * (growth + shrink) * along_weight
+    part, weight = _along(frame.metric, light.reach, outside, corner, edge, block[4:])
     point = corner[:, None] + part[None] * edge[:, None]
 
     far = _radius(frame.metric, point)
@@ -228,16 +241,41 @@ def edge_nodes(frame, light, centers, half, block, radial):
     range_ = (w[1] - w[0])[:, None]
     w = w[0][:, None] + range_ * radial[0][None, :, None]
     s = (w * w) ** 2
-    weight = (4 * weight)[:, None] * range_ * (w * w) * (s * w) * radial[1][None, :, None]
+    # s ds = 4 w⁷ dw, and a cell is 4 half[0] half[1]
+    weight = (weight / (half[0] * half[1]))[:, None] * range_ * (w * w) * (s * w) * radial[1][None, :, None]
     nodes = frame.center[:, None, None, None] + s[None] * point[:, :, None]
     return jnp.concatenate([nodes, weight[None]])
 
 
+def _along(metric, reach, outside, corner, edge, rules):
+    """Nodes along edges, parts of their length, and weights: the triangles' heights times the parts they stand for.
+
+    Only the part where there is light is looked at. Triangles from the centre are full of light beyond it: there the
+    last node stands for the angle that is left.
+    """
+    a, b, c = metric
+    along, weight, is_first, is_last = jnp.split(rules, 4)
+    normal = a * edge[0] + b * edge[1], b * edge[0] + c * edge[1]
+    length2, before = (point[0] * normal[0] + point[1] * normal[1] for point in (edge, corner))
+    cross = corner[0] * edge[1] - corner[1] * edge[0]  # twice the triangle's area, signed
+    height = jnp.maximum(jnp.abs(cross) * jnp.sqrt(a * c - b * b), 1e-10)  # distance of the foot times length
+    ends = jnp.stack([before, before + length2]) / height[None, :]  # sinh(t)
+    bright = reach * jnp.sqrt(length2) / height
+    bright = jnp.where(outside, jnp.sqrt(jnp.maximum(bright * bright - 1, 0)), jnp.maximum(bright, _FARTHEST))
+    lit = jnp.clip(ends, -bright[None, :], bright[None, :])
+    left = jnp.where(outside, 0, jnp.arctan(ends) - jnp.arctan(lit))
+    first, last = _arcsinh(lit)
+    growth = jnp.exp(first[None, :] + (last - first)[None, :] * along)
+    sinh, cosh = (growth - 1 / growth) / 2, (growth + 1 / growth) / 2
+    angle = (last - first)[None, :] * weight / cosh + is_last * left[1:] - is_first * left[:1]
+    part = (height[None, :] * sinh - before[None, :]) / length2[None, :]
+    return part, (cross * height / length2)[None, :] * (cosh * cosh) * angle
+
+
 def _exterior(frame, light, offset, half):
     """Whether a cell is one whose triangles go outwards, and the R at which these end."""
-    nearest = jnp.sign(offset) * jnp.maximum(jnp.abs(offset) - half[:, None], 0)
     end = jnp.minimum(_farthest(frame.metric, offset, half), light.reach)
-    return _radius(frame.metric, nearest) > _TIP * light.reach, end
+    return _nearest(frame.metric, offset, half) > _TIP * light.reach, end
 
 
 def _farthest(metric, offset, half):
@@ -272,21 +310,20 @@ def reaches_into_dark(frame, light, i, j, half):
     -------
     bool array
     """
-    a, b, c = frame.metric
     bright = light.reach / _GROWTH
-    diagonal = 2 * jnp.sqrt(a * half[0] ** 2 + c * half[1] ** 2 + 2 * jnp.abs(b) * half[0] * half[1])
     offset = i - frame.center[0], j - frame.center[1]
 
     def look():
         dark = _farthest(frame.metric, offset, half) > light.dark
         return dark & (_nearest(frame.metric, offset, half) < bright)
 
-    return jax.lax.cond(light.dark - bright < diagonal, look, lambda: jnp.zeros(i.shape, bool))
+    return jax.lax.cond(light.dark - bright < _diagonal(frame.metric, half), look, lambda: jnp.zeros(i.shape, bool))
 
 
-def _arccosh(x):
-    x = jnp.maximum(x, 1)
-    return jnp.log(x + jnp.sqrt(x * x - 1))
+def _diagonal(metric, half):
+    """R between the ends of a cell's longer diagonal."""
+    a, b, c = metric
+    return 2 * jnp.sqrt(a * half[0] ** 2 + c * half[1] ** 2 + 2 * jnp.abs(b) * half[0] * half[1])
 
 
 def _arcsinh(x):

@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxphot.edges import RADII, Light, edge_nodes, edge_table, half_sum_squared, locate, measure, reaches_into_dark
 from jaxphot.midpoint import EXTRA, corrected_midpoint, far_and_error
-from jaxphot.numerics import for_all, gauss_legendre, on_cpu, sum_together
+from jaxphot.numerics import for_all, gauss_legendre, on_cpu, safe_log, sum_together
 from jaxphot.pointwise import brightness, linearize_tree
 
 _FLOOR = 1e-4  # accuracy is relative to the larger of the cell and this part of the brightest one
@@ -62,7 +62,7 @@ def choose_orders(tol):
     if tol >= 3e-3:
         return Orders(3, 8, 9, 1)
     if tol >= 3e-5:
-        return Orders(4, 12, 16, 1)
+        return Orders(4, 14, 16, 1)
     if tol >= 3e-7:
         return Orders(6, 20, 18, 2)
     return Orders(8, 28, 32, 2)
@@ -162,13 +162,13 @@ def _means(sample, planes, tol, layout, frame, place, rough):
     tables = _tables(orders, dtype)
 
     def judge(samples):
-        light = None if frame is None else measure(frame, samples[on_axis : on_axis + RADII.size], size[0] * size[1])
+        light = None if frame is None else measure(frame, samples[on_axis : on_axis + RADII.size], half)
         needs = _needs(tol, *far_and_error(samples, ny, row, size / step), frame, light, layout, start, half)
         return Plan(needs, *_list(needs), light)
 
     def no_judgement(_):
         zero = jnp.zeros((), dtype)
-        light = None if frame is None else Light(zero, zero, zero)
+        light = None if frame is None else Light(*[zero] * 5, zero > 0)
         return Plan(jnp.zeros(ny * row, dtype), jnp.zeros(ny * row, jnp.int32), jnp.zeros(3, jnp.int32), light)
 
     def refined_nodes(plan, number):
@@ -295,7 +295,7 @@ def _needs(tol, mean, error, frame, light, layout, start, half):
     if frame is not None:
         i, j = (start[k] + step * along.astype(mean.dtype) for k, along in enumerate((column, line)))
         squared = half_sum_squared(frame, i, j, half)
-        low, high = (_half_sum_for(_CUSP / (0.1 * tol), m) ** 2 for m in (2 * orders.m, orders.m))
+        low, high = _least_half_sums(orders.m, tol, light, jnp.maximum(mean, _FLOOR * peak))
         share = jnp.maximum(share, jnp.clip((_NEAR[1] ** 2 - squared) / (_NEAR[1] ** 2 - _NEAR[0] ** 2), 0, 1))
         needs = jnp.where(share > 0, jnp.where((squared > high) & ~unresolved, share, 2), 0)
         needs = jnp.where((squared < low) | reaches_into_dark(frame, light, i, j, half), 3, needs)
@@ -337,10 +337,21 @@ def _sorted(keys):
     return jax.lax.sort(keys, is_stable=False)  # all differ
 
 
-def _half_sum_for(gain, m):
-    """Half sum (ρ + 1/ρ)/2 at which ρ^(2m) = gain."""
-    rho = gain ** (1 / (2 * m))
-    return (rho + 1 / rho) / 2
+def _least_half_sums(m, tol, light, scale):
+    """Half sums, squared, below which cells need edges, and 2m × 2m nodes.
+
+    They are (ρ + 1/ρ)/2 where ρ^(4m) or ρ^(2m) is as large as the error is without it. Of steep sources that grows like
+    a power of the brightness next to the cusp relative to that in the cell.
+    """
+    rho = (_CUSP / (0.1 * tol)) ** (1 / (4 * m))
+
+    def half_sums(rho):
+        return jnp.stack([(r + 1 / r) ** 2 / 4 for r in (rho, rho * rho)])
+
+    def of_steep():
+        return half_sums(rho * jnp.exp(light.decay / (4 * m) * safe_log(jnp.maximum(light.top / scale, 1))))
+
+    return jax.lax.cond(light.is_steep, of_steep, lambda: half_sums(jnp.full_like(scale, rho)))
 
 
 def _blocks(orders, plan, number):

@@ -163,16 +163,18 @@ SOURCES = [
     (2.5, 0.05, 6.0),
     (8.0, 0.05, 3.0),
     (0.5, 0.05, 3.0),
+    (1.0, 0.05, 0.5),
+    (4.0, 0.05, 0.5),
 ]
 
 
 @pytest.mark.parametrize(("n", "q", "Re"), SOURCES)
 def test_adaptive_against_exact_pixels(n, q, Re):
     extreme = q < 0.2 or n > 6
-    for place in PLACES:
+    for place in [*PLACES, *random_places(8)]:
         params = sersic(n, q, Re, *place)
         pixel, flux = error_of(adaptive(params), exact(params))
-        assert pixel < (1e-3 if extreme else 1e-4), place
+        assert pixel < (3e-4 if extreme else 1e-4), place
         assert flux < (2e-5 if extreme else 5e-6), place
 
 
@@ -189,12 +191,21 @@ def exact_gaussian(params, panels=60):
     return 2 * (rows @ weights).T / (2 * panels)  # Ie = 1 is half the brightness of the centre
 
 
+def random_places(count):
+    """(x, y, PA), of which a third lie near a pixel's border, corner or centre, and a quarter along an axis."""
+    draw = np.random.default_rng(7)
+    place, PA = draw.uniform(8.5, 10.5, (count, 2)), draw.uniform(0, np.pi, count)
+    place[::3] = np.round(2 * place[::3]) / 2 + draw.normal(0, 0.03, place[::3].shape)
+    PA[::4] = np.pi / 2 * draw.integers(0, 2, PA[::4].shape) + draw.normal(0, 0.01, PA[::4].shape)
+    return np.column_stack([place, PA])
+
+
 @pytest.mark.parametrize(("q", "Re"), [(0.05, 0.3), (0.05, 0.5), (0.1, 0.3), (0.2, 0.5), (0.2, 2.0), (1.0, 0.1)])
 def test_needles_and_points_smaller_than_a_pixel(q, Re):
-    for x, y, PA in PLACES:
+    for x, y, PA in [*PLACES, *random_places(40)]:
         params = sersic(0.5, q, Re, x, y, PA)
         pixel, flux = error_of(adaptive(params), exact_gaussian(params))
-        assert pixel < (2e-4 if q < 0.2 else 1e-4), (x, y, PA)
+        assert pixel < (3e-4 if q < 0.2 else 1e-4), (x, y, PA)
         assert flux < (1e-4 if q < 0.2 else 2e-5), (x, y, PA)
 
 
