@@ -1,6 +1,6 @@
 """How exact are pixels, by which rule, at what cost? Beside other tools, where they are installed.
 
-    python benchmarks/accuracy.py [--parts plain psf cost] [--quick] [--full] [--csv benchmarks/accuracy.csv]
+    python benchmarks/accuracy.py [--parts plain anywhere psf cost] [--quick] [--full] [--csv benchmarks/accuracy.csv]
 
 Without PSF, exact pixels come from `exact.py`; the pixel error is the largest, relative to the larger of the pixel and
 1e-4 of the brightest, the flux error that of the sum. With a PSF (Moffat, β = 3.5, FWHM 3 px, as samples three a pixel
@@ -46,6 +46,7 @@ GROUPS = {
     "n = 8, q ≥ 0.2": lambda n, q: n > 6 and q >= 0.2,
     "q = 0.05": lambda n, q: q < 0.2,
 }
+PARTS = ["plain", "anywhere", "psf", "cost"]
 TYPICAL = (2.5, 0.6, 6, *PLACES[0])  # the source of the times
 
 
@@ -236,6 +237,24 @@ def show(title, tools, rows, full):
             print("| {:g}, {:g}, {:g} | ".format(*case) + " | ".join(cells) + " |")
 
 
+def anywhere(count):
+    """Worst pixel and flux of our adaptive rules at random places and angles, many near borders, corners and axes."""
+    draw, groups = np.random.default_rng(7), {name: [] for name in GROUPS}
+    tools = {name: ours(rule) for name, rule in RULES.items() if name.startswith("adaptive")}
+    for case in itertools.product((0.5, 1, 2.5, 4, 8), (1, 0.2, 0.05), (0.5, 3)):
+        places, angles = draw.uniform(22, 26, (count, 2)), draw.uniform(0, np.pi, count)
+        places[::3] = np.round(2 * places[::3]) / 2 + draw.normal(0, 0.03, places[::3].shape)
+        angles[::4] = np.pi / 2 * draw.integers(0, 2, angles[::4].shape) + draw.normal(0, 0.01, angles[::4].shape)
+        at = [(*place, angle) for place, angle in zip(places, angles, strict=True)]
+        row = measure(tools, plain_truth, [case], at, by_peak=False)[case]
+        groups[next(name for name, chosen in GROUPS.items() if chosen(*case[:2]))].append(row)
+    print(f"\n## {count} random places and angles each: worst pixel error / flux error\n")
+    print("| rule | " + " | ".join(groups) + " |\n|---|" + "---|" * len(groups))
+    for name in tools:
+        worst = [np.max([row[name] for row in rows], axis=0) for rows in groups.values()]
+        print(f"| {name} | " + " | ".join("{:.0e} / {:.0e}".format(*pair) for pair in worst) + " |", flush=True)
+
+
 def write(path, parts):
     """Every row of every part as CSV."""
     with open(path, "w", newline="") as file:
@@ -287,7 +306,7 @@ def costs():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="+", choices=["plain", "psf", "cost"], default=["plain", "psf", "cost"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--quick", action="store_true", help="8 sources instead of 96")
     parser.add_argument("--full", action="store_true", help="print every row")
     parser.add_argument("--csv", help="write every row here")
@@ -297,6 +316,8 @@ def main():
         tools = tools_without_psf()
         parts["none"] = measure(tools, plain_truth, cases, PLACES, by_peak=False)
         show("Without PSF: pixel error / flux error", tools, parts["none"], options.full)
+    if "anywhere" in options.parts:
+        anywhere(4 if options.quick else 20)
     if "psf" in options.parts and peers.available(("galsim",)):
         tools, truth = tools_with_psf(), cache(galsim_by_fft([1e-5, 1e-4, 1e-3], psf=True))
         cases = [case for case in cases if case[0] <= 6 and np.isfinite(truth(*case, *PLACES[0])).all()]
