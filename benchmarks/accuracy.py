@@ -6,7 +6,8 @@ Without PSF, exact pixels come from `exact.py`; the pixel error is the largest, 
 1e-4 of the brightest, the flux error that of the sum. With a PSF (Moffat, β = 3.5, FWHM 3 px, as samples three a pixel
 unless the row says otherwise) the truth is GalSim with tight parameters, the error relative to the brightest pixel. It
 reaches n = 6.2 only, so n = 8 is left out. Sources: n ∈ {0.5 … 8} × q ∈ {1 … 0.05} × Re ∈ {0.5 … 30 px}, each at
-two places of the centre (one with a PSF; `anywhere`: at many), 48×48 pixels. Tables show the worst of a group; `--full` prints every row.
+two places of the centre (one with a PSF; many for `anywhere`), 48×48 pixels. Tables show the worst of a group; `--full`
+prints every row.
 """
 
 import argparse
