@@ -30,7 +30,7 @@ _FLOOR = 1e-4  # accuracy is relative to the larger of the cell and this part of
 _WIDTH, _TURNS = 90, 999  # the grid is sampled in at most so many turns, of at least so many blocks of nodes
 _CUSP = 0.2  # the m-point Gauss rule's relative error in a cell is about this · ρ^(−2m)
 _UNRESOLVED = 0.025  # the far rule's error, relative to the cell: beyond it the estimate says nothing
-_MANY_CELLS = 2**14
+_MANY_CELLS = 2**14  # from which on larger groups of cells are sorted
 _NEAR = (6.0, 8.0)  # half sums of distances from the cusp below which it is not trusted either
 
 

@@ -36,8 +36,7 @@ DETERMINED_FROM = {
     **dict.fromkeys(("core_sersic", "by_flux_without_closed_form", "inclined_boxy_truncated_ring"), np.inf),
     **dict.fromkeys(("king", "by_magnitude", "nuker", "broken_exponential", "spline_of_brightness"), 60),
     **dict.fromkeys(("truncated", "two_sided_ring", "warp", "bend"), 60),
-    **dict.fromkeys(("wedge", "ray_of_splines_on_a_bend", "logarithmic_spiral"), 60),
-    "ray": 100,  # at 60 a sector's n runs off to 22, along a valley in which χ² falls by 2e-10
+    **dict.fromkeys(("wedge", "ray", "ray_of_splines_on_a_bend", "logarithmic_spiral"), 60),
 }
 SOURCES = {
     name: replace(case, params={**case.params, **CHANGED.get(name, {})})
