@@ -12,12 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 _GROWTH = 1.4
+_STEP = np.log(_GROWTH).item()
 _SMALLEST = 1e-30
 _TIP = 0.1  # of a source's reach: triangles of cells farther out go outwards
-_BRIGHT, _DARK = 1e-8, 1e-17  # of the peak
-_BRIGHT_FALL = (4.0, 12.0)  # powers of e between which the decay is measured
+_BRIGHT, _DARK = 18.4, 39.1  # powers of e below the peak
+_BRIGHT_FALL = (4.0, 12.0)  # between which the decay is measured
+_NO_LIGHT, _SUDDEN = -1e3, 6.0  # log of the brightness where there is none, and the fall taken for a sudden end
+_MARGIN = 1.15  # from where light ceases to matter to the reach
+_ALMOST = 0.02  # part of the radii before which cells that reach into the dark begin to be integrated along edges
 _FARTHEST = 10.0  # light that ends nearer, in distances of an edge's foot, is followed along all of the edge
-_STEEP = (1.5, 4.0)  # so many cells' diagonals from the centre brightness has fallen by so many powers of e
+_STEEP_DIAGONALS, _STEEP_FALL = 1.5, 3.5  # so many cells' diagonals from the centre brightness has fallen so much
+
 
 RADII = 0.02 * _GROWTH ** np.arange(36)
 """Radii along the major axis (pixels) at which `measure` wants the brightness."""
@@ -58,7 +63,7 @@ class Light(NamedTuple):
     top : scalar
         Brightness next to the centre.
     decay : scalar
-        κ where −log(brightness/top) grows like R^κ (1/n of a Sérsic profile); at most 1.
+        κ where −log(brightness/top) grows like R^κ (1/n of a Sérsic profile); at most 1. 0 if the source is not steep.
     is_steep : bool scalar
         Brightness falls by much within the cells next to the centre.
     """
@@ -117,24 +122,36 @@ def measure(frame, brightness, half):
     Light
     """
     light = jnp.abs(brightness)
-    radius = jnp.asarray(RADII, light.dtype)
+    log_radius = jnp.asarray(np.log(RADII), light.dtype)
+    log_light = jnp.where(light > jnp.finfo(light.dtype).tiny, jnp.log(light), _NO_LIGHT)
     # of the ellipse as large as a cell: its semi-major axis, squared
     pixel2 = 4 * half[0] * half[1] / (jnp.pi * frame.q)
-    inside = jnp.where(radius**2 < pixel2, light * radius**2, 0)
-    peak = (jnp.sum(inside) * (2 * np.log(_GROWTH).item()) + light[0] * radius[0] ** 2) / pixel2
-    bright, dark = (jnp.max(jnp.where(light > part * peak, radius, radius[0])) for part in (_BRIGHT, _DARK))
-    top = light[0]
-    fall = jnp.log(top / jnp.maximum(light, top * _DARK))
-    is_steep = jnp.max(jnp.where(radius < _STEEP[0] * _diagonal(frame.metric, half), fall, 0)) > _STEEP[1]
-    return Light(_GROWTH * bright, dark, peak, top, _decay(radius, fall), is_steep)
+    inside = jnp.clip((jnp.log(pixel2) / 2 - log_radius) / _STEP + 0.5, 0, 1)
+    radius2 = jnp.asarray(RADII**2, light.dtype)
+    peak = (jnp.sum(inside * light * radius2) * (2 * _STEP) + light[0] * radius2[0]) / pixel2
+
+    levels = [jnp.log(peak) - fall for fall in (_BRIGHT, _DARK)] + [log_light[0] - fall for fall in _BRIGHT_FALL]
+    bright, dark, inner, outer = _last_above(log_light, jnp.stack(levels))
+    less, more = (jnp.minimum(log_light[0] - jnp.min(log_light), fall) for fall in _BRIGHT_FALL)
+    decay = jnp.log(jnp.maximum(more / less, 1 + 1e-5)) / jnp.maximum(outer - inner, 1e-6)  # of a sudden end, 1
+    near = 1 - jnp.abs(jnp.log(_STEEP_DIAGONALS * _diagonal(frame.metric, half)) - log_radius) / _STEP
+    fall = jnp.sum(jnp.maximum(near, 0) * (log_light[0] - log_light))
+    steepness = jnp.clip(fall - _STEEP_FALL, 0, 1)
+    return Light(
+        _MARGIN * jnp.exp(bright), jnp.exp(dark), peak, light[0], steepness * jnp.clip(decay, 0, 1), steepness > 0
+    )
 
 
-def _decay(radius, fall):
-    """The exponent with which −log of the brightness grows, over the part of the source that is bright."""
-    less, more = (jnp.max(jnp.where(fall < limit, fall, 1e-3)) for limit in _BRIGHT_FALL)
-    inner, outer = (jnp.max(jnp.where(fall < limit, radius, radius[0])) for limit in _BRIGHT_FALL)
-    growth = jnp.where(outer > inner, outer / inner, 1 + 1e-6)  # of a sudden end, the steepest
-    return jnp.clip(jnp.log(jnp.maximum(more / less, 1 + 1e-5)) / jnp.log(growth), 0, 1)
+def _last_above(log_light, levels):
+    """Log R at which brightness falls below levels for good, interpolated: it moves smoothly with the parameters."""
+    number = jnp.arange(RADII.size, dtype=jnp.int32)
+    excess = log_light[None, :] - levels[:, None]
+    last = jnp.max(jnp.where(excess > 0, number[None, :], 0), axis=1)
+    distance = number[None, :] - last[:, None]
+    above, below = (jnp.sum(jnp.where(distance == k, excess, 0), axis=1) for k in (0, 1))
+    # where light ends suddenly, it may be just before the next radius
+    part = jnp.clip(above / jnp.maximum(above - jnp.maximum(below, -_SUDDEN), _SMALLEST), 0, 1)
+    return np.log(RADII[0]).item() + _STEP * (last.astype(part.dtype) + part)
 
 
 def half_sum_squared(frame, i, j, half):
@@ -308,16 +325,18 @@ def reaches_into_dark(frame, light, i, j, half):
 
     Returns
     -------
-    bool array
+    array
+        From 1, if they do, to 0 and less if they almost do.
     """
-    bright = light.reach / _GROWTH
+    bright = light.reach / _MARGIN
     offset = i - frame.center[0], j - frame.center[1]
 
     def look():
-        dark = _farthest(frame.metric, offset, half) > light.dark
-        return dark & (_nearest(frame.metric, offset, half) < bright)
+        dark, lit = _farthest(frame.metric, offset, half) / light.dark, _nearest(frame.metric, offset, half) / bright
+        return 1 + jnp.minimum(dark - 1, 1 - lit) / _ALMOST
 
-    return jax.lax.cond(light.dark - bright < _diagonal(frame.metric, half), look, lambda: jnp.zeros(i.shape, bool))
+    nowhere = (1 - 3 * _ALMOST) * light.dark - (1 + 3 * _ALMOST) * bright > _diagonal(frame.metric, half)
+    return jax.lax.cond(nowhere, lambda: jnp.full(i.shape, -2, i.dtype), look)
 
 
 def _diagonal(metric, half):

@@ -4,8 +4,8 @@ far      one sample a cell, corrected by the differences with the samples of its
 refined  only cells for which that is not good enough: m × m Gauss nodes, (2m) × (2m), or, near a source's centre and
          where light ends within a cell, nodes along the cell's edges (`jaxphot.edges`).
 
-What decides are samples and the distance from the centre. Decisions that change with the parameters are blended (far
-with refined) or taken where both rules agree to well below the tolerance.
+What decides are samples and the distance from the centre. Between two rules a cell's value is blended, so that nothing
+jumps when parameters change.
 
 All samples are taken by one loop over turns of equal numbers of nodes: the model is compiled once. It is as long as it
 needs to be, which JAX does not differentiate backwards. `integrate` therefore is a `custom_jvp`: the loop carries
@@ -13,59 +13,19 @@ derivatives beside the value (`jaxphot.pointwise`), which are contracted with th
 `grad` and `jacfwd` all work and cost one pass. (Do not differentiate it with respect to thousands of numbers.)
 """
 
-from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxphot.edges import RADII, Light, edge_nodes, edge_table, half_sum_squared, locate, measure, reaches_into_dark
+from jaxphot.edges import RADII, Light, edge_nodes, edge_table, locate, measure
 from jaxphot.midpoint import EXTRA, corrected_midpoint, far_and_error
-from jaxphot.numerics import for_all, gauss_legendre, on_cpu, safe_log, sum_together
+from jaxphot.numerics import for_all, gauss_legendre, on_cpu, sum_together
+from jaxphot.plan import Plan, choose_orders, find_blocks, find_needs, place_of, share_of, sort_cells
 from jaxphot.pointwise import brightness, linearize_tree
 
-_FLOOR = 1e-4  # accuracy is relative to the larger of the cell and this part of the brightest one
 _WIDTH, _TURNS = 90, 999  # the grid is sampled in at most so many turns, of at least so many blocks of nodes
-_CUSP = 0.2  # the m-point Gauss rule's relative error in a cell is about this · ρ^(−2m)
-_UNRESOLVED = 0.025  # the far rule's error, relative to the cell: beyond it the estimate says nothing
-_MANY_CELLS = 2**14  # from which on larger groups of cells are sorted
-_NEAR = (6.0, 8.0)  # half sums of distances from the cusp below which it is not trusted either
-
-
-@dataclass(frozen=True)
-class Orders:
-    """How many nodes: m × m or 2m × 2m in a cell, or `edge` along each edge times `radial` from the centre.
-
-    ``edge_block · radial = m²``: all blocks are alike.
-    """
-
-    m: int
-    edge: int
-    radial: int
-    edge_block: int
-
-    @property
-    def block(self):
-        """Nodes a block."""
-        return self.m**2
-
-    @property
-    def edge_blocks(self):
-        """Blocks of a cell that is integrated along its edges."""
-        return 4 * self.edge // self.edge_block
-
-
-def choose_orders(tol):
-    """Orders that go with a tolerance."""
-    if tol >= 3e-3:
-        return Orders(3, 8, 9, 1)
-    if tol >= 3e-5:
-        return Orders(4, 14, 16, 1)
-    if tol >= 3e-7:
-        return Orders(6, 20, 18, 2)
-    return Orders(8, 28, 32, 2)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -120,27 +80,6 @@ def _frame(params, transform):
     return locate(params, transform) if known else None
 
 
-class Plan(NamedTuple):
-    """Which cells are refined, and how.
-
-    Attributes
-    ----------
-    needs : (N,) array
-        Of every cell in flat rows: 3 nodes along its edges, 2 has 2m × 2m, up to 1 the share of m × m beside the far
-        rule in its value.
-    cells : (N,) int array
-        All cells' numbers, sorted by falling need.
-    counts : (3,) int array
-        How many need edges, 2m × 2m, m × m.
-    light : Light or None
-    """
-
-    needs: jax.Array
-    cells: jax.Array
-    counts: jax.Array
-    light: Light | None
-
-
 def _means(sample, planes, tol, layout, frame, place, rough):
     """Means of all planes that ``sample(weight, i, j) → [array like i, …]`` gives, the first of which decides.
 
@@ -163,17 +102,18 @@ def _means(sample, planes, tol, layout, frame, place, rough):
 
     def judge(samples):
         light = None if frame is None else measure(frame, samples[on_axis : on_axis + RADII.size], half)
-        needs = _needs(tol, *far_and_error(samples, ny, row, size / step), frame, light, layout, start, half)
-        return Plan(needs, *_list(needs), light)
+        needs = find_needs(tol, *far_and_error(samples, ny, row, size / step), frame, light, layout, start, half)
+        return Plan(needs, *sort_cells(needs), light)
 
     def no_judgement(_):
         zero = jnp.zeros((), dtype)
         light = None if frame is None else Light(*[zero] * 5, zero > 0)
-        return Plan(jnp.zeros(ny * row, dtype), jnp.zeros(ny * row, jnp.int32), jnp.zeros(3, jnp.int32), light)
+        none = jnp.zeros(3, jnp.int32)
+        return Plan(jnp.zeros(ny * row, dtype), jnp.zeros(ny * row, jnp.int32), none, none, light)
 
     def refined_nodes(plan, number):
-        cell, share, block, along = _blocks(orders, plan, number)
-        centers = start[:, None] + step * jnp.stack(_place(cell, row)).astype(dtype)
+        cell, share, block, along = find_blocks(orders, plan, number)
+        centers = start[:, None] + step * jnp.stack(place_of(cell, row)).astype(dtype)
         nodes = _gauss_nodes(tables[0], jnp.where(along, 0, block), centers, size)
         if frame is None:
             return nodes, cell, share
@@ -220,7 +160,8 @@ def _means(sample, planes, tol, layout, frame, place, rough):
 
     def blend(samples, needs):
         far = corrected_midpoint(samples, ny, row, size / step)
-        return jnp.where(needs < 1, far * (1 - needs)[None, :], 0)
+        share = share_of(needs, 0)
+        return jnp.where(share > 0, far * share[None, :], 0)
 
     def go_through(phase, state):
         is_judged = phase > 0 if rough is None else (phase > 0) & ~rough
@@ -263,113 +204,12 @@ def _sum(values):
 def _grid_nodes(layout, start, frame, number):
     """(3, n) nodes by their number: cells' centres with two rings around them, then some on the source's major axis."""
     ny, nx, step = layout
-    nodes = start[:, None] + step * (jnp.stack(_place(number, nx + EXTRA)) - 2).astype(start.dtype)
+    nodes = start[:, None] + step * (jnp.stack(place_of(number, nx + EXTRA)) - 2).astype(start.dtype)
     if frame is not None:
         beyond = number - (ny + EXTRA) * (nx + EXTRA)
         radii = jnp.asarray(RADII, start.dtype)[jnp.clip(beyond, 0, RADII.size - 1)]
         nodes = jnp.where(beyond < 0, nodes, frame.center[:, None] + frame.axis[:, None] * radii[None, :])
     return jnp.concatenate([nodes, jnp.ones_like(nodes[:1])])
-
-
-def _place(number, row):
-    """Column and line of a flat number."""
-    return jax.lax.rem(number, jnp.int32(row)), jax.lax.div(number, jnp.int32(row))
-
-
-def _needs(tol, mean, error, frame, light, layout, start, half):
-    """Which cells need more than the far rule, and how much: `Plan.needs`."""
-    ny, nx, step = layout
-    row = nx + EXTRA
-    orders = choose_orders(tol)
-    tol = max(tol, 40 * float(jnp.finfo(mean.dtype).eps))
-    column, line = _place(jnp.arange(ny * row, dtype=jnp.int32), row)
-    usable = jnp.isfinite(mean) & (column < nx)  # a cusp of infinite brightness may lie on a sample
-    mean, error = jnp.where(usable, jnp.abs(mean), 0), jnp.where(usable, error, jnp.inf)
-    peak = jnp.max(mean)
-    if light is not None:
-        peak = jnp.minimum(peak, light.peak)
-    scale = tol * jnp.maximum(mean, _FLOOR * peak)
-    share = jnp.clip(error / (0.6 * scale) - 1, 0, 1)
-    unresolved = error * tol > _UNRESOLVED * scale
-    needs = jnp.where(unresolved, 2, share)
-    if frame is not None:
-        i, j = (start[k] + step * along.astype(mean.dtype) for k, along in enumerate((column, line)))
-        squared = half_sum_squared(frame, i, j, half)
-        low, high = _least_half_sums(orders.m, tol, light, jnp.maximum(mean, _FLOOR * peak))
-        share = jnp.maximum(share, jnp.clip((_NEAR[1] ** 2 - squared) / (_NEAR[1] ** 2 - _NEAR[0] ** 2), 0, 1))
-        needs = jnp.where(share > 0, jnp.where((squared > high) & ~unresolved, share, 2), 0)
-        needs = jnp.where((squared < low) | reaches_into_dark(frame, light, i, j, half), 3, needs)
-    return jnp.where(column < nx, needs, 0)
-
-
-def _list(needs):
-    """`Plan.cells` and `Plan.counts`.
-
-    By a sort, which compiles faster than anything else that makes a list. Mostly few cells have needs: if less than a
-    part of the groups have any, these are sorted first (on a CPU: lanes that run together would do both), then their
-    cells.
-    """
-    group, part = (64, 8) if needs.size > _MANY_CELLS else (16, 4)
-    kinds = jnp.pad((3 - jnp.ceil(needs)).astype(jnp.int32), (0, -needs.size % group), constant_values=3)
-    counts = jnp.sum(kinds[None, :] == jnp.arange(3, dtype=jnp.int32)[:, None], axis=1, dtype=jnp.int32)
-    size = jnp.int32(kinds.size)
-    keys = (kinds * size + jnp.arange(kinds.size, dtype=jnp.int32)).reshape(-1, group)
-    some = len(keys) // part
-
-    def sort_all():
-        return _sorted(keys.ravel())
-
-    def sort_some():
-        number = jnp.arange(len(keys), dtype=jnp.int32)
-        order = jax.lax.rem(_sorted(jnp.where(has_any, number, number + len(keys))), jnp.int32(len(keys)))
-        few = _sorted(keys[order[:some]].ravel())
-        return jnp.concatenate([few, jnp.broadcast_to(few[-1:], (kinds.size - few.size,))])
-
-    if not on_cpu():
-        listed = sort_all()
-    else:
-        has_any = jnp.any(kinds.reshape(keys.shape) < 3, axis=1)
-        listed = jax.lax.cond(jnp.sum(has_any, dtype=jnp.int32) <= some, sort_some, sort_all)
-    return jnp.minimum(jax.lax.rem(listed[: needs.size], size), needs.size - 1), counts
-
-
-def _sorted(keys):
-    return jax.lax.sort(keys, is_stable=False)  # all differ
-
-
-def _least_half_sums(m, tol, light, scale):
-    """Half sums, squared, below which cells need edges, and 2m × 2m nodes.
-
-    They are (ρ + 1/ρ)/2 where ρ^(4m) or ρ^(2m) is as large as the error is without it. Of steep sources that grows like
-    a power of the brightness next to the cusp relative to that in the cell.
-    """
-    rho = (_CUSP / (0.1 * tol)) ** (1 / (4 * m))
-
-    def half_sums(rho):
-        return jnp.stack([(r + 1 / r) ** 2 / 4 for r in (rho, rho * rho)])
-
-    def of_steep():
-        return half_sums(rho * jnp.exp(light.decay / (4 * m) * safe_log(jnp.maximum(light.top / scale, 1))))
-
-    return jax.lax.cond(light.is_steep, of_steep, lambda: half_sums(jnp.full_like(scale, rho)))
-
-
-def _blocks(orders, plan, number):
-    """Cell, share, place in the table of its kind, and whether it lies along edges, of blocks by their number.
-
-    First come those along edges, then four for every cell with 2m × 2m nodes, then one for each with m × m.
-    """
-    edges, fine, coarse = plan.counts
-    first_fine = orders.edge_blocks * edges
-    first_coarse = first_fine + 4 * fine
-    along, late = number < first_fine, number >= first_coarse
-    count = jnp.where(along, jnp.int32(orders.edge_blocks), jnp.int32(4))
-    of_kind = jnp.where(along, number, number - first_fine)
-    rank, block = jax.lax.div(of_kind, count), jax.lax.rem(of_kind, count)
-    rank = jnp.where(late, number - first_coarse + fine, rank) + jnp.where(along, 0, edges)
-    block = jnp.where(along, block, jnp.where(late, 0, 1 + block))
-    cell = plan.cells[jnp.minimum(rank, plan.cells.size - 1)]
-    return cell, jnp.where(rank < edges + fine + coarse, jnp.minimum(plan.needs[cell], 1), 0), block, along
 
 
 def _tables(orders, dtype):

@@ -53,6 +53,7 @@ ORDER = [
     "edges",
     "pointwise",
     "midpoint",
+    "plan",
     "refine",
     "sampling",
     "stamps",

@@ -12,7 +12,9 @@ from numpy.testing import assert_allclose
 from scipy.special import erf
 
 import jaxphot as jp
-from jaxphot import refine
+from jaxphot import plan, refine
+from jaxphot.models import profiles
+from jaxphot.models.modifiers import ray
 from jaxphot.sampling import Cells
 
 SIDE = 20
@@ -399,6 +401,27 @@ def test_a_thin_ridge_that_runs_askew():
         assert abs(pixels[j, i] - exact) < 1e-4 * exact
 
 
+@pytest.mark.parametrize(("key", "kind", "bound"), [("Re", "sersic", 2e-8), ("q", "sersic", 2e-8), ("q", "ray", 1e-6)])
+def test_nothing_jumps_where_another_rule_takes_over(key, kind, bound):
+    """Steps of a pixel are those that the derivatives tell; a ray's sectors are where two rules differ most."""
+    params = sersic(2.5, 0.4, 2.0, 7.63, 7.31)
+    model = jp.models.sersic
+    if kind == "ray":
+        model = ray(profiles.exponential, 4)
+        params = {name: params[name] for name in ("center", "q", "PA")}
+        params |= {"Re": jnp.array([1.0, 2.0, 1.5, 3.0]), "Ie": jnp.ones(4)}
+    factors = jnp.linspace(0.9, 1.1, 501)
+
+    def moved(factor):
+        return means(ADAPTIVE, model, {**params, key: factor * params[key]}, cells_of(16))
+
+    along = jax.jit(lambda factors: jax.lax.map(lambda factor: jax.jvp(moved, (factor,), (1.0,)), factors))
+    values, slopes = (np.asarray(found) for found in along(factors))
+    foretold = np.diff(factors)[:, None, None] * (slopes[1:] + slopes[:-1]) / 2
+    scale = np.maximum(values[1:], 1e-4 * values[1:].max((1, 2), keepdims=True))
+    assert np.max(np.abs(np.diff(values, axis=0) - foretold) / scale) < bound
+
+
 @pytest.mark.parametrize("side", [12, 104])
 def test_the_way_of_accelerators(monkeypatch, side):
     """All at once instead of in turns, two lanes together; in a large frame, beside lists of cells made by groups."""
@@ -410,7 +433,8 @@ def test_the_way_of_accelerators(monkeypatch, side):
         return own(params["n"]), jax.jacfwd(own)(params["n"])
 
     in_turns = jax.jit(lambda params: jax.lax.map(value_and_slope, params))(params)
-    monkeypatch.setattr(refine, "on_cpu", lambda: bool(asked.append(side)))
+    for module in (plan, refine):
+        monkeypatch.setattr(module, "on_cpu", lambda: bool(asked.append(side)))
     at_once = jax.jit(lambda params: jax.vmap(value_and_slope)(params))(params)
     assert asked
     for ours, theirs in zip(in_turns, at_once, strict=True):
