@@ -1,5 +1,6 @@
 """Starting values from the pixels, for every model."""
 
+import math
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxphot.image import Image
 from jaxphot.image_sets import make_set
 from jaxphot.joint_start import common, joint_start
 from jaxphot.measure import Pixels
@@ -36,29 +38,31 @@ def initialize(model, image, known=None, *, per_image=None):
     of them: the one with which the model is most like the pixels is taken, as for spirals. A PSF that is fitted starts
     from stars whose centres are known, or as wide as 3 pixels.
 
-    For a set of images (see `fit`) this is done in each, in the plane of the first one; what they share is averaged,
-    weighted by their signal-to-noise ratios. Every view needs an inverse then, which may return the part of the
-    parameters that its image tells.
+    Of a stack or list every image is measured by itself, for `fit_batch`. For a set of images (see `fit`) this is done in each,
+    in the plane of the first one; what they share is averaged, weighted by their signal-to-noise ratios. Every view
+    needs an inverse then, which may return the part of the parameters that its image tells.
 
     Parameters
     ----------
     model : model, or dict of model
-    image : Image, dict of Image, or a stack with `per_image`
+    image : Image, or a stack or list of them; for a set, dict of Image, or a stack with `per_image`
     known : dict, optional
         Partial tree of values to take as they are; a known centre says which source to measure, and `many` needs the
-        centres of its copies. For a `linked` model these are the view's parameters; it must have an inverse.
+        centres of its copies. Of several images, leaves may have a leading axis N. For a `linked` model these are the view's
+        parameters; it must have an inverse.
     per_image : sequence of str, optional
         Key paths of parameters that each image of a stack has its own of, as for `fit`.
 
     Returns
     -------
     dict
-        Parameter tree for `fit`.
+        Parameter tree for `fit`; for `fit_batch`, with a leading axis N on every leaf, if `image` is several.
 
     Raises
     ------
     ValueError
-        A parameter that no rule covers (pass it in `known`); unknown key paths in `known`.
+        A parameter that no rule covers (pass it in `known`); unknown key paths in `known`, or a leading axis there that
+        is not the stack's.
 
     Examples
     --------
@@ -76,7 +80,37 @@ def initialize(model, image, known=None, *, per_image=None):
         _check_known(known, images.parameters())
         start = joint_start(images, image, known, measured_start)
         return _as_arrays(start, jax.tree.leaves(image)[0].dtype, jnp.asarray)
+    if isinstance(image, list | tuple) or (isinstance(image, Image) and image.data.ndim == 3):
+        return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *_each_start(model, image, known))
     return _as_arrays(measured_start(model, image, known), image.dtype, jnp.asarray)
+
+
+def _each_start(model, images, known):
+    """`measured_start` for every image of a stack or list."""
+    check_model(model)
+    declared = parameters(model)
+    known = {} if known is None else _lists_as_arrays(known)
+    _check_known(known, declared)
+    if isinstance(images, Image):
+        arrays = jax.tree.map(np.asarray, images)
+        images = [jax.tree.map(lambda leaf, k=k: leaf[k], arrays) for k in range(len(arrays.data))]
+    if not images:
+        raise ValueError("image: expected at least one, got none")
+    count = len(images)
+    return [measured_start(model, image, _of_row(known, declared, k, count)) for k, image in enumerate(images)]
+
+
+def _of_row(known, declared, row, count, prefix=""):
+    """What is known of one image of several: a leaf with an axis more than its parameter has one value for each."""
+    if isinstance(known, dict):
+        inner = declared if isinstance(declared, dict) else {}
+        return {key: _of_row(value, inner.get(key, {}), row, count, f"{prefix}{key}.") for key, value in known.items()}
+    if not isinstance(declared, Parameter) or np.ndim(known) != len(declared.shape) + 1:
+        return known
+    if len(known) != count:
+        wanted = f"one value for each of {count} images"
+        raise ValueError(f"known: {prefix[:-1]}: expected {wanted}, got an array of shape {np.shape(known)}")
+    return known[row]
 
 
 def measured_start(model, image, known=None):
@@ -197,7 +231,8 @@ def _start(model, declared, known, pixels, has_sky, shared, prefix, missing):
 
 def _inside(value, parameter):
     low, high = parameter.bounds
-    return np.clip(value, low if np.isfinite(low) and low != 0 else -np.inf, high)
+    low = low if math.isfinite(low) and low != 0 else -math.inf
+    return np.minimum(np.maximum(value, low), high)
 
 
 def _alternatives(model, measured):

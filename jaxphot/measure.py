@@ -1,6 +1,7 @@
 """What is seen of a source in an image: sky, adaptive moments, curve of growth. NumPy."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from jaxphot.moments import (
     adaptive_moments,
     clipped_median,
     elliptical_radius,
+    extent_of_moments,
     median,
     psf_moments_of,
     shape_of_moments,
@@ -79,6 +81,44 @@ class _Seen(NamedTuple):
     blur: float
 
 
+# what only depends on the frame is kept for the next of many cutouts
+@functools.lru_cache(maxsize=4)
+def _places(shape):
+    return _kept(np.mgrid[: shape[0], : shape[1]].astype(float))
+
+
+@functools.lru_cache(maxsize=4)
+def _border(shape):
+    (ny, nx), (j, i) = shape, _places(shape)
+    width = max(2, min(shape) // 10)
+    return _kept((i < width) | (i >= nx - width) | (j < width) | (j >= ny - width))
+
+
+@functools.lru_cache(maxsize=4)
+def _weight_of_all(shape):
+    """The share of good pixels around every one, where all are good."""
+    return _kept(np.multiply.outer(*[smoothed(np.ones((n, 5)))[:, 2] for n in shape]))
+
+
+@functools.lru_cache(maxsize=4)
+def _towards_the_middle(shape):
+    across, along = (np.exp(-8 * ((np.arange(n) - (n - 1) / 2) / n) ** 2) for n in shape)
+    return _kept(np.multiply.outer(across, along))
+
+
+def _kept(array):
+    array.flags.writeable = False
+    return array
+
+
+def _ring_edges(step, outermost):
+    """Radii from 0 to the outermost pixel, at most 500 rings: a step apart, far out a tenth of the radius."""
+    edges = [0.0]
+    while edges[-1] < outermost and len(edges) <= 500:
+        edges.append(edges[-1] + max(step, 0.1 * edges[-1]))
+    return edges if len(edges) > 1 else [0.0, step]
+
+
 class Pixels:
     """The data as float64 NumPy, with the geometry needed to measure sources."""
 
@@ -88,7 +128,7 @@ class Pixels:
         self.good = (image.ivar > 0) & np.isfinite(image.data)
         self.data = np.where(self.good, image.data, 0.0)
         ny, nx = image.shape
-        self.j, self.i = np.mgrid[:ny, :nx].astype(float)
+        self.j, self.i = _places(image.shape)
         area = np.broadcast_to(image.transform.pixel_area(self.i, self.j), image.shape)
         self.brightness = self.data / area
         ivar = np.where(self.good, image.ivar, 0.0)
@@ -100,10 +140,7 @@ class Pixels:
 
     def _sky(self):
         """Clipped median of the frame's border, then of what lies outside the source found above it."""
-        ny, nx = self.data.shape
-        width = max(2, min(ny, nx) // 10)
-        border = (self.i < width) | (self.i >= nx - width) | (self.j < width) | (self.j >= ny - width)
-        chosen = self.good & border
+        chosen = self.good & _border(self.data.shape)
         values = self.brightness[chosen if chosen.sum() >= 20 else self.good]
         return clipped_median(values)
 
@@ -119,7 +156,7 @@ class Pixels:
         """Axis ratio, position angle, and standard deviation (arcsec) along the major axis of the PSF."""
         jacobian = self._jacobian(*((side - 1) / 2 for side in self.data.shape[::-1]))
         covariance = jacobian @ self.psf_moments @ jacobian.T
-        return *shape_of_moments(covariance), float(np.sqrt(np.linalg.eigvalsh(covariance)[-1]))
+        return *shape_of_moments(covariance), float(np.sqrt(extent_of_moments(covariance)[1]))
 
     def measure(self, center, sky):
         """A `Source` at a known place (plane, arcsec), or the brightest near the middle, and how it is seen."""
@@ -133,11 +170,11 @@ class Pixels:
         blur = jacobian @ (np.zeros((2, 2)) if self.psf_moments is None else self.psf_moments) @ jacobian.T
         intrinsic = observed - blur
         smallest = (0.3 * self.scale) ** 2
-        if np.linalg.eigvalsh(intrinsic)[0] < smallest:
-            intrinsic = observed - blur * max(0.0, 1 - smallest / np.linalg.eigvalsh(observed)[0]) * 0.8
-        q, angle = shape_of_moments(intrinsic if np.linalg.eigvalsh(intrinsic)[0] > 0 else observed)
+        if extent_of_moments(intrinsic)[0] < smallest:
+            intrinsic = observed - blur * max(0.0, 1 - smallest / extent_of_moments(observed)[0]) * 0.8
+        q, angle = shape_of_moments(intrinsic if extent_of_moments(intrinsic)[0] > 0 else observed)
         radius = elliptical_radius(self.x - position[0], self.y - position[1], q_seen, angle_seen)
-        seen = _Seen(light, position, float(np.clip(q, 0.1, 0.97)), angle, q_seen, radius, np.linalg.eigvalsh(blur)[-1])
+        seen = _Seen(light, position, float(np.clip(q, 0.1, 0.97)), angle, q_seen, radius, extent_of_moments(blur)[1])
         return self._source(seen, self.good, 1.0), seen
 
     def measure_sectors(self, seen, nearest, count):
@@ -170,10 +207,7 @@ class Pixels:
     @functools.cached_property
     def _weight(self):
         """The share of good pixels around every one."""
-        if np.all(self.good):
-            sides = [smoothed(np.ones((n, 5)))[:, 2] for n in self.good.shape]
-            return np.multiply.outer(*sides)
-        return smoothed(self.good.astype(float))
+        return _weight_of_all(self.good.shape) if np.all(self.good) else smoothed(self.good.astype(float))
 
     def _look_up(self, seen):
         @functools.cache
@@ -195,8 +229,7 @@ class Pixels:
 
     def _peak(self, light):
         """Pixel of the brightest smoothed spot, weighted towards the middle of the frame."""
-        across, along = (np.exp(-8 * ((np.arange(n) - (n - 1) / 2) / n) ** 2) for n in light.shape)
-        found = np.maximum(smoothed(light), 0) / np.maximum(self._weight, 0.2) * across[:, None] * along
+        found = np.maximum(smoothed(light), 0) / np.maximum(self._weight, 0.2) * _towards_the_middle(light.shape)
         score = np.where(self._weight > 0.2, found, -1)
         j, i = np.unravel_index(np.argmax(score), score.shape)
         return float(i), float(j)
@@ -205,30 +238,27 @@ class Pixels:
         """Half-light radius, log10(r80/r20), total flux, and the profile: radii and brightness of annuli."""
         q = seen.q_seen
         step = self.scale / max(np.sqrt(q), 0.3)
-        edges, values = [0.0], []
         order = np.argsort(seen.radius[chosen])
         radius, light, noise = (side[chosen][order] for side in (seen.radius, seen.light, self.noise))
-        outermost, loudest = (radius[-1], np.max(noise)) if len(radius) else (step, 0.0)
-        r, first = 0.0, 0
-        while r < outermost and len(values) < 500:
-            width = max(step, 0.1 * r)
-            end = np.searchsorted(radius, r + width)
-            ring, count = light[first:end], end - first
-            whole = share * np.pi * q * ((r + width) ** 2 - r**2) / self.scale**2
+        outermost, loudest = (float(radius[-1]), float(np.max(noise))) if len(radius) else (step, 0.0)
+        edges, values = _ring_edges(step, outermost), []
+        ends = [0, *np.searchsorted(radius, edges[1:]).tolist()]
+        for r, beyond, first, end in zip(edges[:-1], edges[1:], ends[:-1], ends[1:], strict=True):
+            count = end - first
+            whole = share * math.pi * q * (beyond**2 - r**2) / self.scale**2
             if count < max(1, 0.3 * whole):
                 if r > 3 * step:
                     break
                 values.append(values[-1] if values else 0.0)
             else:
-                level = median(ring) if r > 2 * step else np.mean(ring)
-                is_faint = level * np.sqrt(count) < 2 * loudest  # or it need not be asked more precisely
-                if r > 2 * step and is_faint and level < 2 * median(noise[first:end]) / np.sqrt(count):
+                ring = light[first:end]
+                level = float(median(ring) if r > 2 * step else ring.sum() / count)
+                is_faint = level * math.sqrt(count) < 2 * loudest  # or it need not be asked more precisely
+                if r > 2 * step and is_faint and level < 2 * median(noise[first:end]) / math.sqrt(count):
                     break
                 values.append(level)
-            r, first = r + width, end
-            edges.append(r)
-        edges, values = np.asarray(edges), np.asarray(values if values else [0.0])
-        edges = edges if len(edges) > 1 else np.asarray([0.0, step])
+        values = np.asarray(values if values else [0.0])
+        edges = np.asarray(edges[: len(values) + 1])
         growth = np.concatenate([[0.0], np.cumsum(np.maximum(values, 0) * np.pi * q * np.diff(edges**2))])
         middle = (edges[1:] + edges[:-1]) / 2
         if not growth[-1] > 0:

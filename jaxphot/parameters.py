@@ -4,6 +4,7 @@ A profile or metric is a plain function whose keyword-only arguments are its par
 here: ``def sersic(r, *, n: SersicIndex, Re: Radius, Ie: Intensity)``.
 """
 
+import functools
 import inspect
 import typing
 from dataclasses import dataclass, replace
@@ -153,6 +154,10 @@ def keyword_parameters(function):
     """
     if callable(getattr(function, "parameters", None)):
         return function.parameters()
+    return dict(_keywords_of_function(function) if inspect.isfunction(function) else _keywords(function))
+
+
+def _keywords(function):
     signature = inspect.signature(function)
     try:
         hints = typing.get_type_hints(function, include_extras=True)
@@ -163,6 +168,9 @@ def keyword_parameters(function):
         for name, argument in signature.parameters.items()
         if argument.kind is inspect.Parameter.KEYWORD_ONLY
     }
+
+
+_keywords_of_function = functools.lru_cache(maxsize=1024)(_keywords)  # asked for at every trace and every start
 
 
 def _from_annotation(annotation):

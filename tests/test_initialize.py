@@ -64,13 +64,30 @@ def test_near_the_truth(name):
 def test_fits_converge_from_there():
     truths = [galaxy(), galaxy(q=0.3, n=3.5), galaxy(Re=0.8, n=1.0), galaxy(Ie=1.5), galaxy(PA=0.0, n=0.8)]
     images = [observe(GALAXY, truth, seed, transform=TRANSFORM, psf=PSF) for seed, truth in enumerate(truths)]
-    starts = jax.tree.map(lambda *leaves: np.stack(leaves), *[jp.initialize(GALAXY, image) for image in images])
+    starts = jp.initialize(GALAXY, jp.stack_images(images))
     fits = jp.fit_batch(GALAXY, starts, images, sampling=QUAD, progress=False)
     assert np.all(fits.status == 0)
     for k, truth in enumerate(truths):
         for key in ("center", "q", "n", "Re", "Ie"):
             pull = (fits.params["galaxy"][key][k] - jnp.asarray(truth["galaxy"][key])) / fits.stderr["galaxy"][key][k]
             assert np.all(np.abs(pull) < 4.5), (k, key)
+
+
+def test_a_stack_is_measured_image_by_image():
+    truths = [galaxy(), galaxy(q=0.3), galaxy(Re=0.8)]
+    images = [observe(GALAXY, truth, seed, transform=TRANSFORM) for seed, truth in enumerate(truths)]
+    centers = np.stack([truth["galaxy"]["center"] for truth in truths]) + 0.1
+    known = {"galaxy": {"center": centers, "n": 2.0}, "sky": {"I0": [39.0, 40.0, 41.0]}}
+    together = jp.initialize(GALAXY, jp.stack_images(images), known)
+    assert jax.tree.all(jax.tree.map(np.array_equal, together, jp.initialize(GALAXY, images, known)))
+    for k, image in enumerate(images):
+        own = {"galaxy": {"center": centers[k], "n": 2.0}, "sky": {"I0": known["sky"]["I0"][k]}}
+        alone = jp.initialize(GALAXY, image, own)
+        assert jax.tree.all(jax.tree.map(lambda a, b, k=k: np.array_equal(a, b[k]), alone, together))
+    with pytest.raises(ValueError, match=r"known: galaxy\.center: expected one value for each of 3 images"):
+        jp.initialize(GALAXY, jp.stack_images(images), {"galaxy": {"center": centers[:2]}})
+    with pytest.raises(ValueError, match="image: expected at least one"):
+        jp.initialize(GALAXY, [])
 
 
 def test_masked_and_neighbouring_light():
