@@ -38,9 +38,9 @@ def initialize(model, image, known=None, *, per_image=None):
     of them: the one with which the model is most like the pixels is taken, as for spirals. A PSF that is fitted starts
     from stars whose centres are known, or as wide as 3 pixels.
 
-    Of a stack or list every image is measured by itself, for `fit_batch`. For a set of images (see `fit`) this is done in each,
-    in the plane of the first one; what they share is averaged, weighted by their signal-to-noise ratios. Every view
-    needs an inverse then, which may return the part of the parameters that its image tells.
+    Of a stack or list every image is measured by itself, for `fit_batch`. For a set of images (see `fit`) this is done
+    in each, in the plane of the first one; what they share is averaged, weighted by their signal-to-noise ratios. Every
+    view needs an inverse then, which may return the part of the parameters that its image tells.
 
     Parameters
     ----------
@@ -48,8 +48,8 @@ def initialize(model, image, known=None, *, per_image=None):
     image : Image, or a stack or list of them; for a set, dict of Image, or a stack with `per_image`
     known : dict, optional
         Partial tree of values to take as they are; a known centre says which source to measure, and `many` needs the
-        centres of its copies. Of several images, leaves may have a leading axis N. For a `linked` model these are the view's
-        parameters; it must have an inverse.
+        centres of its copies. Of several images, leaves may have a leading axis N. For a `linked` model these are the
+        view's parameters; it must have an inverse.
     per_image : sequence of str, optional
         Key paths of parameters that each image of a stack has its own of, as for `fit`.
 
