@@ -4,7 +4,8 @@ What does not depend on the place (a Sérsic's b_n, the sine of a position angle
 the operations of a function of (parameters, place), does those that need no place, and keeps the others for `late`. The
 numbers that pass from one to the other are its *residuals*. Derivatives with respect to residuals are taken a sample at
 a time, backwards, which costs about as much as the brightness however many there are; parameters come in by the chain
-rule, after the sum over samples.
+rule, after the sum over samples. Where several residuals say one parameter (sine and cosine of an angle), that rule is
+applied to every sample, which leaves less to sum.
 """
 
 from typing import NamedTuple
@@ -26,8 +27,10 @@ class Split(NamedTuple):
     ----------
     residuals : list of arrays
         All that the late stage needs of the arguments and that has derivatives.
-    tangents : list of arrays
-        Of the residuals.
+    origins : list of frozensets
+        Numbers of the arguments that each of them comes from.
+    push : callable
+        ``push(tangents) → list``: tangents of the residuals from those of the arguments.
     late : callable
         ``late(residuals, *places) → scalar`` for places that are scalars.
     is_reversible : bool
@@ -35,7 +38,8 @@ class Split(NamedTuple):
     """
 
     residuals: list
-    tangents: list
+    origins: list
+    push: object
     late: object
     is_reversible: bool
 
@@ -45,10 +49,10 @@ class _Late:
 
 
 class _Early(NamedTuple):
-    """A value that does not, and whether it depends on the arguments."""
+    """A value that does not, and the numbers of the arguments that it depends on."""
 
     value: object
-    live: bool
+    origins: frozenset
 
 
 class _Ref(NamedTuple):
@@ -58,14 +62,14 @@ class _Ref(NamedTuple):
     number: int
 
 
-def split(function, arguments, tangents, places):
+def split(function, arguments, places):
     """Take a function ``function(arguments, *places) → scalar`` apart.
 
     Parameters
     ----------
     function : callable
         Of scalars as places. It may close over traced values.
-    arguments, tangents : list of arrays
+    arguments : list of arrays
     places : int
         Number of places.
 
@@ -79,17 +83,20 @@ def split(function, arguments, tangents, places):
 
     def early(arguments):
         tape.clear()
-        inputs = [_Early(a, True) for a in arguments] + [_Late() for _ in range(places)]
-        (result,) = _run(closed.jaxpr, [_Early(c, False) for c in closed.consts], inputs, tape)
+        inputs = [_Early(a, frozenset({n})) for n, a in enumerate(arguments)] + [_Late() for _ in range(places)]
+        (result,) = _run(closed.jaxpr, [_Early(c, frozenset()) for c in closed.consts], inputs, tape)
         found = _Found()
         steps = [
             (operation, [found.reference(value) for value in values], [id(out) for out in outs], outs)
             for operation, values, outs in tape
         ]
         recipe = (steps, found.reference(result), [id(place) for place in inputs[len(arguments) :]], inputs)
-        return found.residuals, (found.constants, recipe)
+        return found.residuals, found.origins, found.constants, recipe
 
-    residuals, tangents, (constants, recipe) = _jvp(early, arguments, tangents)
+    residuals, origins, constants, recipe = early(arguments)
+
+    def push(tangents):
+        return jax.jvp(lambda arguments: early(arguments)[0], (list(arguments),), (list(tangents),))[1]
 
     def late(residuals, *places):
         steps, result, names, _ = recipe
@@ -104,33 +111,23 @@ def split(function, arguments, tangents, places):
             values.update(zip(outs, operation.run(*(read(r) for r in references)), strict=True))
         return read(result)
 
-    return Split(residuals, tangents, late, not any(_has_loop(operation.eqn) for operation, *_ in recipe[0]))
-
-
-def _jvp(early, arguments, tangents):
-    """Residuals, their tangents and what else `early` returns."""
-    keep = {}
-
-    def residuals_only(arguments):
-        residuals, keep["recipe"] = early(arguments)
-        return residuals, keep["recipe"][0]
-
-    (residuals, constants), (pushed, _) = jax.jvp(residuals_only, (list(arguments),), (list(tangents),))
-    return residuals, pushed, (constants, keep["recipe"][1])
+    return Split(residuals, origins, push, late, not any(_has_loop(operation.eqn) for operation, *_ in recipe[0]))
 
 
 class _Found:
     """Early values that the late stage uses, each once."""
 
     def __init__(self):
-        self.residuals, self.constants, self.seen = [], [], {}
+        self.residuals, self.origins, self.constants, self.seen = [], [], [], {}
 
     def reference(self, value):
         if isinstance(value, _Late):
             return id(value)
         key = id(value.value)
         if key not in self.seen:
-            live = value.live and jnp.issubdtype(jnp.result_type(value.value), jnp.inexact)
+            live = bool(value.origins) and jnp.issubdtype(jnp.result_type(value.value), jnp.inexact)
+            if live:
+                self.origins.append(value.origins)
             into = self.residuals if live else self.constants
             self.seen[key] = (_Ref(live, len(into)), value.value)  # kept alive, so that its id stays its own
             into.append(value.value)
@@ -145,7 +142,7 @@ def _run(jaxpr, consts, inputs, tape):
     }
 
     def read(variable):
-        return _Early(variable.val, False) if isinstance(variable, Literal) else known[variable]
+        return _Early(variable.val, frozenset()) if isinstance(variable, Literal) else known[variable]
 
     inverses = {}
     for eqn in jaxpr.eqns:
@@ -153,13 +150,13 @@ def _run(jaxpr, consts, inputs, tape):
         if eqn.primitive.name in _INLINED and "jaxpr" in eqn.params:
             inner = eqn.params["jaxpr"]
             values = [read(v) for v in eqn.invars]
-            outs = _run(inner.jaxpr, [_Early(c, False) for c in inner.consts], values, tape)
+            outs = _run(inner.jaxpr, [_Early(c, frozenset()) for c in inner.consts], values, tape)
             known.update(zip(eqn.outvars, outs, strict=True))
             continue
         if eqn.primitive.name == "div" and isinstance(read(eqn.invars[0]), _Late):
             divisor = read(eqn.invars[1])
             if isinstance(divisor, _Early):  # divided by once, multiplied with for every sample
-                inverse = inverses.setdefault(id(divisor.value), _Early(1 / divisor.value, divisor.live))
+                inverse = inverses.setdefault(id(divisor.value), _Early(1 / divisor.value, divisor.origins))
                 (out,) = outs = [_Late()]
                 tape.append((_Operation(eqn, lambda a, b: [a * b]), [read(eqn.invars[0]), inverse], outs))
                 known[eqn.outvars[0]] = out
@@ -173,8 +170,8 @@ def _run(jaxpr, consts, inputs, tape):
             outs = [_Late() for _ in outvars]
             tape.append((operation, values, outs))
         else:
-            live = any(value.live for value in values)
-            outs = [_Early(out, live) for out in operation.run(*(value.value for value in values))]
+            origins = frozenset().union(*(value.origins for value in values))
+            outs = [_Early(out, origins) for out in operation.run(*(value.value for value in values))]
         known.update(zip(outvars, outs, strict=True))
     return [read(variable) for variable in jaxpr.outvars]
 
@@ -206,7 +203,7 @@ class Planes(NamedTuple):
     Attributes
     ----------
     count : int
-        Planes: the value, and one for each scalar that is differentiated.
+        Planes: the value, and one for each scalar that is differentiated with respect to.
     sample : callable
         ``sample(weight, *places)`` → list of `count` arrays, times the weight, for arrays of one dimension.
     weights : (count − 1,) array
@@ -231,11 +228,15 @@ def linearize(function, arguments, tangents, places=2):
     -------
     Planes
     """
-    parts = split(function, arguments, tangents, places)
+    parts = split(function, arguments, places)
     scalars = sum(np.size(argument) for argument in arguments)
     if not parts.is_reversible or sum(np.size(r) for r in parts.residuals) > _MOST * scalars:
         return _forward(function, arguments, tangents)
-    weights = jnp.concatenate([jnp.zeros(0, jnp.result_type(*arguments)), *(jnp.ravel(t) for t in parts.tangents)])
+    merged = _merged(parts, arguments)
+    pushed = parts.push(tangents)
+    kept = [k for k, _ in enumerate(parts.residuals) if not any(k in rates for rates in merged.values())]
+    columns = [jnp.ravel(pushed[k]) for k in kept] + [jnp.ravel(tangents[n]) for n in merged]
+    weights = jnp.concatenate([jnp.zeros(0, jnp.result_type(*arguments)), *columns])
 
     def one(residuals, weight, *places):
         value, pull = jax.vjp(lambda residuals: parts.late(residuals, *places), residuals)
@@ -243,10 +244,27 @@ def linearize(function, arguments, tangents, places=2):
 
     def sample(weight, *places):
         weighted, gradients = jax.vmap(one, (None, *[0] * (1 + len(places))))(parts.residuals, weight, *places)
-        columns = [gradient.reshape(weight.size, -1) for gradient in gradients]
-        return [weighted, *(column[:, k] for column in columns for k in range(column.shape[1]))]
+        columns = [gradients[k].reshape(weight.size, -1) for k in kept]
+        planes = [column[:, k] for column in columns for k in range(column.shape[1])]
+        return [
+            weighted,
+            *planes,
+            *(sum(gradients[k] * rate for k, rate in rates.items()) for rates in merged.values()),
+        ]
 
     return Planes(1 + weights.size, sample, weights)
+
+
+def _merged(parts, arguments):
+    """Arguments that are scalars and that several scalar residuals come from alone: their derivatives by it."""
+    merged = {}
+    for n, argument in enumerate(arguments):
+        own = [k for k, origins in enumerate(parts.origins) if origins == {n} and np.ndim(parts.residuals[k]) == 0]
+        if np.ndim(argument) == 0 and len(own) > 1:
+            unit = [jnp.ones_like(a) if m == n else jnp.zeros_like(a) for m, a in enumerate(arguments)]
+            rates = parts.push(unit)
+            merged[n] = {k: rates[k] for k in own}
+    return merged
 
 
 def linearize_tree(function, tree, tangents, places):

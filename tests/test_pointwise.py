@@ -94,12 +94,27 @@ def test_what_needs_no_place_is_done_once():
         return jnp.exp(-jnp.sin(n) * x) * jnp.sqrt(jnp.cosh(n))
 
     n = jnp.asarray(0.7)
-    parts = split(function, [n], [jnp.ones(())], places=1)
+    parts = split(function, [n], places=1)
     assert len(parts.residuals) == 2  # what is multiplied with x, and the factor in front
     text = str(jax.make_jaxpr(lambda x: parts.late(parts.residuals, x))(0.3))
     assert "cosh" not in text
     assert "sin" not in text
     np.testing.assert_allclose(parts.late(parts.residuals, 0.3), function([n], 0.3), rtol=1e-15)
+
+
+def test_one_plane_a_parameter_where_it_is_needed_in_several_ways():
+    def function(arguments, x):
+        angle, size, both = arguments
+        return jnp.exp(-((x * jnp.cos(angle) + jnp.sin(angle)) ** 2) / size) + x * angle * both
+
+    arguments = [jnp.asarray(value) for value in (0.7, 1.3, 0.4)]
+    x = jnp.linspace(-1.0, 2.0, 5)
+    planes = linearize(function, arguments, [jnp.asarray(t) for t in (1.0, 2.0, 3.0)], places=1)
+    assert planes.count == 4  # the value, by the angle, by the size, by the product
+    value, slope = jax.jvp(lambda *a: function(a, x), arguments, [jnp.asarray(t) for t in (1.0, 2.0, 3.0)])
+    found = jnp.stack(planes.sample(jnp.ones(5), x))
+    np.testing.assert_allclose(found[0], value, rtol=1e-14)
+    np.testing.assert_allclose(planes.contract(found), slope, rtol=1e-13)
 
 
 def test_choice_of_direction():
@@ -110,7 +125,7 @@ def test_choice_of_direction():
         return jnp.sum(jnp.arange(1.0, 40.0) * arguments[0] * x)
 
     one = [jnp.asarray(0.7)]
-    assert not split(loop, one, [jnp.ones(())], places=1).is_reversible
+    assert not split(loop, one, places=1).is_reversible
     for function in (loop, many):
         planes = linearize(function, one, [jnp.ones(())], places=1)
         assert planes.count == 2  # the value, and forwards with respect to the only argument
