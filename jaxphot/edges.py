@@ -122,17 +122,16 @@ def measure(frame, brightness, half):
     Light
     """
     light = jnp.abs(brightness)
-    log_radius = jnp.asarray(np.log(RADII), light.dtype)
-    log_light = jnp.where(light > jnp.finfo(light.dtype).tiny, jnp.log(light), _NO_LIGHT)
+    log_radius, log_light = jnp.asarray(np.log(RADII), light.dtype), _log(light)
     # of the ellipse as large as a cell: its semi-major axis, squared
     pixel2 = 4 * half[0] * half[1] / (jnp.pi * frame.q)
     inside = jnp.clip((jnp.log(pixel2) / 2 - log_radius) / _STEP + 0.5, 0, 1)
     radius2 = jnp.asarray(RADII**2, light.dtype)
     peak = (jnp.sum(inside * light * radius2) * (2 * _STEP) + light[0] * radius2[0]) / pixel2
 
-    levels = [jnp.log(peak) - fall for fall in (_BRIGHT, _DARK)] + [log_light[0] - fall for fall in _BRIGHT_FALL]
+    levels = [_log(peak) - fall for fall in (_BRIGHT, _DARK)] + [log_light[0] - fall for fall in _BRIGHT_FALL]
     bright, dark, inner, outer = _last_above(log_light, jnp.stack(levels))
-    less, more = (jnp.minimum(log_light[0] - jnp.min(log_light), fall) for fall in _BRIGHT_FALL)
+    less, more = (jnp.clip(log_light[0] - jnp.min(log_light), 1e-3, fall) for fall in _BRIGHT_FALL)
     decay = jnp.log(jnp.maximum(more / less, 1 + 1e-5)) / jnp.maximum(outer - inner, 1e-6)  # of a sudden end, 1
     near = 1 - jnp.abs(jnp.log(_STEEP_DIAGONALS * _diagonal(frame.metric, half)) - log_radius) / _STEP
     fall = jnp.sum(jnp.maximum(near, 0) * (log_light[0] - log_light))
@@ -140,6 +139,10 @@ def measure(frame, brightness, half):
     return Light(
         _MARGIN * jnp.exp(bright), jnp.exp(dark), peak, light[0], steepness * jnp.clip(decay, 0, 1), steepness > 0
     )
+
+
+def _log(light):
+    return jnp.where(light > jnp.finfo(light.dtype).tiny, jnp.log(light), _NO_LIGHT)
 
 
 def _last_above(log_light, levels):

@@ -103,7 +103,8 @@ def find_needs(tol, mean, error, frame, light, layout, start, half):
     peak = jnp.max(mean)
     if light is not None:
         peak = jnp.minimum(peak, light.peak)
-    scale = tol * jnp.maximum(mean, _FLOOR * peak)
+    # (without any light, the distance from the centre decides: there are derivatives)
+    scale = tol * jnp.maximum(mean, _FLOOR * peak) + 1e3 * jnp.finfo(mean.dtype).tiny
     share = jnp.clip(error / (0.6 * scale) - 1, 0, 1)
     fine = jnp.clip(error * tol / (_UNRESOLVED * scale) - 1, 0, 1)
     if frame is None:

@@ -401,6 +401,18 @@ def test_a_thin_ridge_that_runs_askew():
         assert abs(pixels[j, i] - exact) < 1e-4 * exact
 
 
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+def test_derivative_by_an_amplitude_that_is_nothing(dtype):
+    """No brightness says where nodes are needed; a fit that begins with a component of 0 needs its column all the same."""
+    params, cells = sersic(2.5, 0.4, 2.0, 7.63, 7.31, dtype=dtype), cells_of(16, dtype=dtype)
+
+    def column(level):
+        return jax.jacfwd(lambda Ie: means(ADAPTIVE, jp.models.sersic, {**params, "Ie": Ie}, cells))(level)
+
+    nothing, something = (np.asarray(column(jnp.asarray(level, dtype))) for level in (0.0, 1.0))
+    assert_allclose(nothing, something, rtol=0, atol=1e-3 * something.max())
+
+
 @pytest.mark.parametrize(("key", "kind", "bound"), [("Re", "sersic", 2e-8), ("q", "sersic", 2e-8), ("q", "ray", 1e-6)])
 def test_nothing_jumps_where_another_rule_takes_over(key, kind, bound):
     """Steps of a pixel are those that the derivatives tell; a ray's sectors are where two rules differ most."""
