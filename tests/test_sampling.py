@@ -403,7 +403,7 @@ def test_a_thin_ridge_that_runs_askew():
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
 def test_derivative_by_an_amplitude_that_is_nothing(dtype):
-    """No brightness says where nodes are needed; a fit that begins with a component of 0 needs its column all the same."""
+    """No brightness says where nodes are needed; a fit that begins with an amplitude of 0 needs its column even so."""
     params, cells = sersic(2.5, 0.4, 2.0, 7.63, 7.31, dtype=dtype), cells_of(16, dtype=dtype)
 
     def column(level):
