@@ -212,5 +212,6 @@ def find_blocks(orders, plan, number):
     rank = jnp.where(along, rank, jnp.where(late, number - first_coarse + plan.first[2], rank + plan.first[1]))
     block = jnp.where(along, block, jnp.where(late, 0, 1 + block))
     cell = plan.cells[jnp.minimum(rank, plan.cells.size - 1)]
-    share = share_of(plan.needs[cell], jnp.where(along, 3.0, jnp.where(late, 1.0, 2.0)))
+    rule = jnp.where(along, jnp.int32(3), jnp.where(late, jnp.int32(1), jnp.int32(2)))
+    share = share_of(plan.needs[cell], rule.astype(plan.needs.dtype))
     return cell, jnp.where(number < first_coarse + coarse, share, 0), block, along
