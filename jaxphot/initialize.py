@@ -90,7 +90,6 @@ def _each_start(model, images, known):
     check_model(model)
     declared = parameters(model)
     known = {} if known is None else _lists_as_arrays(known)
-    _check_known(known, declared)
     if isinstance(images, Image):
         arrays = jax.tree.map(np.asarray, images)
         images = [jax.tree.map(lambda leaf, k=k: leaf[k], arrays) for k in range(len(arrays.data))]

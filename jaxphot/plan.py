@@ -104,19 +104,20 @@ def find_needs(tol, mean, error, frame, light, layout, start, half):
     if light is not None:
         peak = jnp.minimum(peak, light.peak)
     # (without any light, the distance from the centre decides: there are derivatives)
-    scale = tol * jnp.maximum(mean, _FLOOR * peak) + 1e3 * jnp.finfo(mean.dtype).tiny
+    level = jnp.maximum(mean, _FLOOR * peak)
+    scale = tol * level + 1e3 * jnp.finfo(mean.dtype).tiny
     share = jnp.clip(error / (0.6 * scale) - 1, 0, 1)
     fine = jnp.clip(error * tol / (_UNRESOLVED * scale) - 1, 0, 1)
-    if frame is None:
-        needs = jnp.minimum(share * (1 + 3 * fine), 1 + fine)
-    else:
+    if frame is not None:
         i, j = (start[k] + step * along.astype(mean.dtype) for k, along in enumerate((column, line)))
         squared = half_sum_squared(frame, i, j, half)
-        edges, enough = _least_half_sums(orders.m, tol, light, jnp.maximum(mean, _FLOOR * peak))
+        edges, enough = _least_half_sums(orders.m, tol, light, level)
         share = jnp.maximum(share, jnp.clip(_ramp(squared, *_NEAR), 0, 1))
         fine = jnp.maximum(fine, jnp.clip(_ramp(squared, *enough), 0, 1))
+    needs = jnp.minimum(share * (1 + 3 * fine), 1 + fine)
+    if frame is not None:
         along_edges = jnp.maximum(_ramp(squared, *edges), reaches_into_dark(frame, light, i, j, half))
-        needs = jnp.clip(jnp.maximum(jnp.minimum(share * (1 + 3 * fine), 1 + fine), 2 + along_edges), 0, 3)
+        needs = jnp.clip(jnp.maximum(needs, 2 + along_edges), 0, 3)
     return jnp.where((column < nx) & (needs > 0), needs, 0)  # (none where it is NaN)
 
 
