@@ -241,7 +241,7 @@ def test_batch_equals_fit_batch_and_goes_on(capsys):
     assert cli.main(BATCH) == 0
     assert "6 rows, 0 failed; 6 fitted now" in capsys.readouterr().out
     images = [jp.make_image(one, std=1.0) for one in data]
-    starts = jax.tree.map(lambda *leaves: np.stack(leaves), *(jp.initialize(MADE, image) for image in images))
+    starts = jp.initialize(MADE, images)
     expected = jp.to_table(jp.fit_batch(MADE, starts, images, progress=False), [f"g{n}" for n in range(6)], model=MADE)
     table = QTable.read("out/catalogue.ecsv")
     assert table["row"].tolist() == list(range(6))
