@@ -4,6 +4,8 @@
 # make docs   the documentation, in build/docs/index.html
 PYTHON ?= python3
 BIN := .venv/bin
+# a file to a process: its tests share what they have compiled
+SPREAD := -n auto --dist loadfile
 
 .PHONY: demo test quick full lint types format bench notebooks docs clean
 
@@ -11,14 +13,14 @@ demo: .venv/installed
 	$(BIN)/python notebooks/demo.py
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n auto -m "not full"
+	$(BIN)/python -m pytest $(SPREAD) -m "not full"
 
 quick: .venv/installed-test
-	$(BIN)/python -m pytest -n auto -m "not full" tests/test_numerics.py tests/test_parameters.py tests/test_image.py \
+	$(BIN)/python -m pytest $(SPREAD) -m "not full" tests/test_numerics.py tests/test_parameters.py tests/test_image.py \
 		tests/test_linear.py tests/test_lm.py tests/test_layout.py tests/test_bad_input.py
 
 full: .venv/installed-test types
-	XLA_FLAGS= $(BIN)/python -m pytest -n auto
+	XLA_FLAGS= $(BIN)/python -m pytest $(SPREAD)
 
 notebooks: .venv/installed-notebooks
 	for notebook in notebooks/*.ipynb; do \

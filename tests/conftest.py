@@ -1,5 +1,6 @@
 """Strict JAX for every test: ranks never broadcast by accident, dtypes never mix, warnings are errors."""
 
+import gc
 import itertools
 import json
 import os
@@ -20,6 +21,8 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+gc.set_threshold(50_000, 20, 20)  # tracing makes so many objects that a tenth of the time went into looking at them
 
 DATA = Path(__file__).parent / "data"
 MAPS, TESTS = Path("/proc/self/maps"), itertools.count(1)
