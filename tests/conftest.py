@@ -22,7 +22,7 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-gc.set_threshold(50_000, 20, 20)  # tracing makes so many objects that a tenth of the time went into looking at them
+gc.set_threshold(50_000, 10, 4)  # tracing makes so many objects that a tenth of the time went into looking at them
 
 DATA = Path(__file__).parent / "data"
 MAPS, TESTS = Path("/proc/self/maps"), itertools.count(1)
