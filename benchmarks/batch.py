@@ -6,7 +6,7 @@
 |---|---|
 | nopsf, psf | 64×64 Sérsic without PSF and through a 25×25 one, in interleaved rounds on one core |
 | large | one 512×512 Sérsic + plane sky, without PSF and with a 51×51 one |
-| starts | steps, and lanes that reach the maximum-likelihood χ² (+1) from crude starts |
+| starts | steps, and lanes that reach the maximum-likelihood χ² (+1), from crude starts and from `initialize` |
 | statistics | pulls, and reported errors against the Cramér–Rao bound, at S/N ≥ 100 |
 | cores, memory | two cores against one; peak memory for growing N, both in processes of their own |
 
@@ -134,16 +134,16 @@ def _peers(options, data, start, stamp):
 
 def starts(_, options):
     """How many lanes reach the best χ² anyone finds, with and without PSF, from one start and from several."""
-    print("\n## starts: steps, and lanes within +1 of the maximum-likelihood χ², from crude starts\n")
+    print("\n## starts: steps, and lanes within +1 of the maximum-likelihood χ², crude starts unless it says otherwise\n")
     print("| PSF | fit | lanes | steps mean / max | reached | converged | converged, not reached |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for stamp in (None, judge.moffat_stamp()):
         data, start, truth, _ = judge.cutouts(options.count, stamp)
-        tools = {"from the truth": Ours(GALAXY), "one start": Ours(GALAXY)}
+        tools = {"from the truth": Ours(GALAXY), "one start": Ours(GALAXY), "from `initialize`": Ours(GALAXY)}
         if judge.understands("starts"):
             tools["starts=4"] = Ours(GALAXY, starts=4)
-        outcomes = {name: tool.fit(data, truth if name == "from the truth" else start, stamp)
-                    for name, tool in tools.items()}  # fmt: skip
+        others = {"from the truth": truth, "from `initialize`": judge.measured_starts(data, stamp)}
+        outcomes = {name: tool.fit(data, others.get(name, start), stamp) for name, tool in tools.items()}
         chi2 = {name: judge.common_chi2(outcome.params, data, stamp) for name, outcome in outcomes.items()}
         best = np.nanmin(np.stack(list(chi2.values())), axis=0)
         for name, outcome in outcomes.items():

@@ -113,6 +113,12 @@ def cutouts(count, stamp, seed=1):
     return data + np.random.default_rng(seed + 1).normal(size=data.shape), start, truth, signal_to_noise
 
 
+def measured_starts(data, stamp):
+    """What `initialize` makes of each image."""
+    images = [jp.make_image(pixels, std=1.0, psf=stamp) for pixels in data]
+    return _arrays(jp.initialize(GALAXY, images))
+
+
 def large_images(stamp, side=512):
     """Three large images with unit noise, crude starts, truth."""
     galaxy = {
