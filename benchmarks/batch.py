@@ -79,7 +79,7 @@ def throughput(workload, options):
     tools = _ours() | _peers(options, data, start, stamp)
     seconds, outcomes, compiled = {name: [] for name in tools}, {}, {}
     for name, tool in tools.items():
-        few = options.few if not isinstance(tool, Ours) else min(128, options.count)
+        few = options.count if isinstance(tool, Ours) else options.few
         warm = tool.fit(data[:few], cut(start, few), stamp)  # compiles; imports and caches of the peers
         compiled[name] = warm.seconds
     for _ in range(options.rounds):
@@ -96,7 +96,7 @@ def throughput(workload, options):
         spread = (max(seconds[name]) - min(seconds[name])) / np.median(seconds[name])
         ratios = [f"{rate[name] / rate[rival]:.1f}" for rival in rivals]
         own = isinstance(tool, Ours)
-        compile_s = f"{compiled[name] - min(128, options.count) / rate[name]:.1f}" if own else "–"
+        compile_s = f"{compiled[name] - options.count / rate[name]:.1f}" if own else "–"
         steps = outcomes[name].steps
         row = [f"{rate[name]:.4g}", *ratios, f"{spread:.0%}", compile_s, f"{steps.mean():.1f} / {steps.max()}"]
         print(f"| {name} | " + " | ".join(row) + " |", flush=True)
@@ -134,7 +134,9 @@ def _peers(options, data, start, stamp):
 
 def starts(_, options):
     """How many lanes reach the best χ² anyone finds, with and without PSF, from one start and from several."""
-    print("\n## starts: steps, and lanes within +1 of the maximum-likelihood χ², crude starts unless it says otherwise\n")
+    print(
+        "\n## starts: steps, and lanes within +1 of the maximum-likelihood χ², from crude starts if nothing is said\n"
+    )
     print("| PSF | fit | lanes | steps mean / max | reached | converged | converged, not reached |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for stamp in (None, judge.moffat_stamp()):

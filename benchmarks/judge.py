@@ -4,10 +4,11 @@ import dataclasses
 import inspect
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -268,7 +269,8 @@ def child(job, count):
 
 
 def _peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # (ru_maxrss would begin with what the process that started this one has had)
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 
 def cores(_, options):

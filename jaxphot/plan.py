@@ -105,9 +105,8 @@ def find_needs(tol, mean, error, frame, light, layout, start, half):
         peak = jnp.minimum(peak, light.peak)
     # (without any light, the distance from the centre decides: there are derivatives)
     level = jnp.maximum(mean, _FLOOR * peak)
-    scale = tol * level + 1e3 * jnp.finfo(mean.dtype).tiny
-    share = jnp.clip(error / (0.6 * scale) - 1, 0, 1)
-    fine = jnp.clip(error * tol / (_UNRESOLVED * scale) - 1, 0, 1)
+    error = error / (tol * level + 1e3 * jnp.finfo(mean.dtype).tiny)
+    share, fine = jnp.clip(error / 0.6 - 1, 0, 1), jnp.clip(error * (tol / _UNRESOLVED) - 1, 0, 1)
     if frame is not None:
         i, j = (start[k] + step * along.astype(mean.dtype) for k, along in enumerate((column, line)))
         squared = half_sum_squared(frame, i, j, half)
@@ -171,7 +170,7 @@ def _sorted(keys):
     return jax.lax.sort(keys, is_stable=False)  # all differ
 
 
-def _least_half_sums(m, tol, light, scale):
+def _least_half_sums(m, tol, light, level):
     """Half sums at which 2m × 2m and m × m nodes err by `_ERRORS`, parts of the tolerance.
 
     They are (ρ + 1/ρ)/2 where ρ^(4m) or ρ^(2m) is as large as the error is without it. Of steep sources that grows like
@@ -182,20 +181,14 @@ def _least_half_sums(m, tol, light, scale):
     ((low, high), (low, high))
     """
 
-    def half_sums(rho):
-        return [(r + 1 / r) / 2 for r in rho]
+    def growth_of_steep():
+        return jnp.exp(light.decay / (4 * m) * safe_log(jnp.clip(light.top / level, 1, 1e30)))
 
+    growth = jax.lax.cond(light.is_steep, growth_of_steep, lambda: jnp.ones_like(level))
+    inverse = 1 / growth
     rho = [(_CUSP / (part * tol)) ** (1 / (4 * m)) for part in _ERRORS]
-
-    def of_steep():
-        growth = jnp.exp(light.decay / (4 * m) * safe_log(jnp.clip(light.top / scale, 1, 1e30)))
-        return jnp.stack(half_sums([r * growth for r in rho]) + half_sums([(r * growth) ** 2 for r in rho]))
-
-    def of_others():
-        return jnp.stack([jnp.full_like(scale, h) for h in half_sums(rho + [r**2 for r in rho])])
-
-    sums = jax.lax.cond(light.is_steep, of_steep, of_others)
-    return sums[:2], sums[2:]
+    fine = [r / 2 * growth + 0.5 / r * inverse for r in rho]
+    return fine, [2 * h * h - 1 for h in fine]  # that of ρ²
 
 
 def find_blocks(orders, plan, number):

@@ -7,10 +7,10 @@ refined  only cells for which that is not good enough: m × m Gauss nodes, (2m) 
 What decides are samples and the distance from the centre. Between two rules a cell's value is blended, so that nothing
 jumps when parameters change.
 
-All samples are taken by one loop over turns of equal numbers of nodes: the model is compiled once. It is as long as it
-needs to be, which JAX does not differentiate backwards. `integrate` therefore is a `custom_jvp`: the loop carries
-derivatives beside the value (`jaxphot.pointwise`), which are contracted with the tangent afterwards. `jvp`, `vmap`,
-`grad` and `jacfwd` all work and cost one pass. (Do not differentiate it with respect to thousands of numbers.)
+Cells are refined in a loop over turns of equal numbers of nodes. It is as long as it needs to be, which JAX does not
+differentiate backwards. `integrate` therefore is a `custom_jvp`: the loop carries derivatives beside the value
+(`jaxphot.pointwise`), which are contracted with the tangent afterwards. `jvp`, `vmap`, `grad` and `jacfwd` all work and
+cost one pass. (Do not differentiate it with respect to thousands of numbers.)
 """
 
 from functools import partial
@@ -25,7 +25,8 @@ from jaxphot.numerics import for_all, gauss_legendre, on_cpu, sum_together
 from jaxphot.plan import Plan, choose_orders, find_blocks, find_needs, place_of, share_of, sort_cells
 from jaxphot.pointwise import brightness, linearize_tree
 
-_WIDTH, _TURNS = 90, 999  # the grid is sampled in at most so many turns, of at least so many blocks of nodes
+_WIDTH = 96  # blocks of nodes a turn
+_PART = 6000  # samples of the grid at once
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -94,10 +95,6 @@ def _means(sample, planes, tol, layout, frame, place, rough):
     start, size = place
     orders, half, row, dtype = choose_orders(tol), size / 2, nx + EXTRA, start.dtype
     on_axis = (ny + EXTRA) * row  # the first sample that is none of the cells'
-    blocks = -(-(on_axis + RADII.size + EXTRA) // orders.block)
-    grid_turns = min(max(blocks // _WIDTH, 1), _TURNS)
-    width = -(-blocks // grid_turns)
-    length = width * orders.block
     tables = _tables(orders, dtype)
 
     def judge(samples):
@@ -124,81 +121,66 @@ def _means(sample, planes, tol, layout, frame, place, rough):
 
         return jax.lax.cond(along[0], with_edges, lambda: nodes), cell, share  # they come first
 
-    def grid_nodes(turn):
-        nodes = _grid_nodes(layout, start, frame, turn * length + jnp.arange(length, dtype=jnp.int32))
-        return nodes.reshape(3, -1, width), jnp.zeros(width, jnp.int32), jnp.zeros(width, dtype)
+    def refine_once(turn, plan, means):
+        nodes, cell, share = refined_nodes(plan, turn * _WIDTH + jnp.arange(_WIDTH, dtype=jnp.int32))
+        values = [of_one.reshape(-1, _WIDTH) for of_one in sample(nodes[2].ravel(), nodes[0].ravel(), nodes[1].ravel())]
+        sums = jnp.stack([_sum(of_one) for of_one in values] if on_cpu() else sum_together(values))
+        return means.at[:, cell].add(jnp.where(share > 0, sums * share[None, :], 0), mode="promise_in_bounds")
 
-    def sums_of(nodes, share):
-        values = sample(nodes[2].ravel(), nodes[0].ravel(), nodes[1].ravel())
-        if on_cpu():
-            values = jnp.stack(values)
-            sums = _sum(values.reshape(planes, -1, width))
-        else:
-            sums = jnp.stack(sum_together([of_one.reshape(-1, width) for of_one in values]))
-        return values, jnp.where(share > 0, sums * share[None, :], 0)
+    value, samples = _sample_grid(sample, planes, layout, start, frame, on_axis + RADII.size + EXTRA)
+    is_judged = _always(value[0]) if rough is None else ~rough
+    plan = jax.lax.cond(is_judged, judge, no_judgement, value)
+    edges, fine, coarse = plan.counts
+    turns = -(-(orders.edge_blocks * edges + 4 * fine + coarse) // _WIDTH)
+    share = share_of(plan.needs, 0)
+    means = jnp.where(share > 0, corrected_midpoint(samples, ny, row, size / step) * share[None, :], 0)
+    return jax.lax.fori_loop(0, for_all(turns), lambda turn, means: refine_once(turn, plan, means), means)
 
-    def add(means, cell, sums):
-        return means.at[:, cell].add(sums, mode="promise_in_bounds")
 
-    def numbers(turn):
-        return turn * width + jnp.arange(width, dtype=jnp.int32)
+def _always(number):
+    """True, which XLA does not foresee.
 
-    def turns(plan):
-        edges, fine, coarse = plan.counts
-        return -(-(orders.edge_blocks * edges + 4 * fine + coarse) // width)
+    What is computed under a condition is computed once. Otherwise XLA would do it again for each plane that needs it.
+    """
+    return (number <= number) | (number != number)
 
-    def turn_once(state, plan):
-        turn, samples, means = state
-        nodes, cell, share = jax.lax.cond(
-            turn < grid_turns, lambda: grid_nodes(turn), lambda: refined_nodes(plan, numbers(turn - grid_turns))
+
+def _sample_grid(sample, planes, layout, start, frame, count):
+    """The first plane alone and (planes, ≥ count) samples at nodes of the grid; on a CPU in parts that its cache holds.
+
+    (Because the first plane is wanted by itself, XLA computes what it shares with others once, not again in each.)
+    """
+
+    def part(first, size):
+        nodes = _grid_nodes(layout, start, frame, first + jnp.arange(size, dtype=jnp.int32))
+        values = sample(nodes[2], nodes[0], nodes[1])
+        return values[0], jnp.stack(values)
+
+    parts = -(-count // _PART) if on_cpu() else 1
+    size = -(-count // parts)
+    if parts == 1:
+        return part(0, size)
+
+    def add(number, samples):
+        first = number * size
+        value, values = part(first, size)
+        return (
+            jax.lax.dynamic_update_slice(samples[0], value, (first,)),
+            jax.lax.dynamic_update_slice(samples[1], values, (jnp.int32(0), first)),
         )
-        values, sums = sums_of(nodes, share)
-        if grid_turns == 1:
-            return turn + 1, values, add(means, cell, sums)
-        at = jnp.minimum(turn, grid_turns) * length
-        return turn + 1, jax.lax.dynamic_update_slice(samples, values, (jnp.int32(0), at)), add(means, cell, sums)
 
-    def blend(samples, needs):
-        far = corrected_midpoint(samples, ny, row, size / step)
-        share = share_of(needs, 0)
-        return jnp.where(share > 0, far * share[None, :], 0)
-
-    def go_through(phase, state):
-        is_judged = phase > 0 if rough is None else (phase > 0) & ~rough
-        turn, samples, means = state
-        # (two conditions: what passes from one to the other is computed once)
-        plan = jax.lax.cond(is_judged, judge, no_judgement, samples[0])
-        means = jax.lax.cond(phase > 0, lambda: blend(samples, plan.needs), lambda: means)
-        end = grid_turns + turns(plan)  # none without a plan
-        return jax.lax.while_loop(lambda s: s[0] < end, lambda s: turn_once(s, plan), (turn, samples, means))
-
-    means = jnp.zeros((planes, ny * row), dtype)
-    if on_cpu():
-        # samples that are none of the grid's go behind it, or, if that is one turn, in its place
-        samples = jnp.zeros((planes, (grid_turns + (grid_turns > 1)) * length), dtype)
-        return jax.lax.fori_loop(0, 2, go_through, (jnp.zeros((), jnp.int32), samples, means))[2]
-    # where many lanes run together, what a loop carries should be little, and its length that of all
-    grid = _grid_nodes(layout, start, frame, jnp.arange(grid_turns * length, dtype=jnp.int32))
-    samples = jnp.stack(sample(grid[2], grid[0], grid[1]))
-    plan = judge(samples[0])
-    if rough is not None:
-        plan = plan._replace(needs=jnp.where(rough, 0, plan.needs), counts=jnp.where(rough, 0, plan.counts))
-
-    def refine_once(turn, means):
-        nodes, cell, share = refined_nodes(plan, numbers(turn))
-        return add(means, cell, sums_of(nodes, share)[1])
-
-    return jax.lax.fori_loop(0, for_all(turns(plan)), refine_once, means) + blend(samples, plan.needs)
+    empty = jnp.zeros(parts * size, start.dtype)
+    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(parts), add, (empty, jnp.zeros((planes, empty.size), empty.dtype)))
 
 
 def _sum(values):
-    """Σ over the second axis, written out: one kernel, where XLA's own sum would wake other threads."""
+    """Σ over the first axis, written out: one kernel, where XLA's own sum would wake other threads."""
     rest = 0
-    while (count := values.shape[1]) > 1:
+    while (count := len(values)) > 1:
         if count % 2:
-            rest = rest + values[:, -1]
-        values = values[:, : count // 2] + values[:, count // 2 : count // 2 * 2]
-    return values[:, 0] + rest
+            rest = rest + values[-1]
+        values = values[: count // 2] + values[count // 2 : count // 2 * 2]
+    return values[0] + rest
 
 
 def _grid_nodes(layout, start, frame, number):
