@@ -1,13 +1,16 @@
 # make demo   fit real galaxies; catalogue and pictures in demo_output/
 # make test   all tests at reduced size (minutes); make quick: the fast ones (under a minute); make full: everything,
 #             every notebook included; make notebooks keeps them executed in build/notebooks
+# make lowest the default tests with the oldest versions of what is needed, in .venv-lowest
 # make docs   the documentation, in build/docs/index.html
 PYTHON ?= python3
 BIN := .venv/bin
 # a file to a process: its tests share what they have compiled
 SPREAD := -n auto --dist loadfile
 
-.PHONY: demo test quick full lint types format bench notebooks docs clean
+LOWEST := jax==0.7.0 jaxlib==0.7.0 numpy==2.0.0 astropy==6.1.0 matplotlib==3.9.0 optax==0.2.4 tqdm==4.66.0 pyarrow==16.0.0
+
+.PHONY: demo test quick full lowest lint types format bench notebooks docs clean
 
 demo: .venv/installed
 	$(BIN)/python notebooks/demo.py
@@ -21,6 +24,11 @@ quick: .venv/installed-test
 
 full: .venv/installed-test types
 	XLA_FLAGS= $(BIN)/python -m pytest $(SPREAD)
+
+lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --editable . $(LOWEST) scipy pytest pytest-xdist
+	.venv-lowest/bin/python -m pytest $(SPREAD) -m "not full"
 
 notebooks: .venv/installed-notebooks
 	for notebook in notebooks/*.ipynb; do \
@@ -58,4 +66,4 @@ bench: .venv/installed-bench
 	touch $@
 
 clean:
-	rm -rf .venv build demo_output
+	rm -rf .venv .venv-lowest build demo_output
