@@ -8,7 +8,9 @@ BIN := .venv/bin
 # a file to a process: its tests share what they have compiled
 SPREAD := -n auto --dist loadfile
 
-LOWEST := jax==0.7.0 jaxlib==0.7.0 numpy==2.0.0 astropy==6.1.0 matplotlib==3.9.0 optax==0.2.4 tqdm==4.66.0 pyarrow==16.0.0
+# (matplotlib 3.9 uses names of pyparsing that later ones warn of)
+LOWEST := jax==0.7.0 jaxlib==0.7.0 numpy==2.0.0 astropy==6.1.0 matplotlib==3.9.0 optax==0.2.5 tqdm==4.66.0 \
+	pyarrow==16.0.0 pyparsing==3.1.2
 
 .PHONY: demo test quick full lowest lint types format bench notebooks docs clean
 
@@ -27,8 +29,8 @@ full: .venv/installed-test types
 
 lowest:
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip install --quiet --editable . $(LOWEST) scipy pytest pytest-xdist
-	.venv-lowest/bin/python -m pytest $(SPREAD) -m "not full"
+	.venv-lowest/bin/python -m pip install --quiet --editable . $(LOWEST) scipy galsim xarray "arviz<1" orbax-checkpoint pytest pytest-xdist
+	.venv-lowest/bin/python -m pytest $(SPREAD) -m "not full" --ignore tests/test_recipes.py  # whose packages need newer
 
 notebooks: .venv/installed-notebooks
 	for notebook in notebooks/*.ipynb; do \

@@ -18,7 +18,6 @@ from jaxphot.interchange.frames import (
 )
 from jaxphot.models import metrics, modifiers, profiles
 from jaxphot.models.combinators import radial
-from jaxphot.numerics import b_n
 from jaxphot.pytree import refuse_tracers
 from jaxphot.transforms.linear import make_linear
 
@@ -31,7 +30,7 @@ _EXPONENTIAL = (
 )
 _SERSIC = (Field("n", "n"), Field("I_e", "Ie", "brightness"), Field("r_e", "Re", "length"))
 _KING = (Field("I_0", "I0", "brightness"), Field("r_c", "Rc", "length"), Field("alpha", "alpha"))
-_RING = (Field("A", "Ie", "brightness", float(np.exp(-float(b_n(0.5))))), Field("R_ring", "R_ring", "length"))
+_RING = (Field("A", "Ie", "brightness", 0.5), Field("R_ring", "R_ring", "length"))
 _HALF = 1.1774100225154747  # half-light radius of a Gaussian profile over its σ
 
 
