@@ -55,7 +55,7 @@ def main():
     parser.add_argument("--peers", nargs="*", default=["astrophot", "imfit", "scipy"])
     parser.add_argument("--cells", action="store_true", help="judge by whole pixels convolved with the stamp")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(namespace=argparse.Namespace(cores=CORES))
     if unknown := set(options.workloads) - set(WORKLOADS):
         parser.error(f"unknown workload {', '.join(sorted(unknown))}; there are {', '.join(WORKLOADS)}")
     judge.CONVOLVE_CELLS = options.cells

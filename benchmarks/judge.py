@@ -275,9 +275,7 @@ def _peak():
 
 def cores(_, options):
     """Fits a second on one core and on two, alternating."""
-    from batch import CORES
-
-    if len(CORES) < 2:
+    if len(options.cores) < 2:
         print("\n## cores: needs two")
         return
     print("\n## cores: fits/s, by `fit_batch` in a process bound to the cores, best of the rounds\n")
@@ -286,20 +284,18 @@ def cores(_, options):
         best = {1: np.inf, 2: np.inf}
         for _ in range(options.rounds):
             for number in best:
-                best[number] = min(best[number], _spawn(job, options.count, CORES[-number:])["seconds"])
+                best[number] = min(best[number], _spawn(job, options.count, options.cores[-number:])["seconds"])
         one, two = (options.count / best[number] for number in (1, 2))
         print(f"| {' | '.join(job.split(','))} | {one:.4g} | {two:.4g} | {best[1] / best[2]:.2f} |", flush=True)
 
 
 def memory(_, options):
     """Peak resident memory of the process, and what the fits added to it, by N."""
-    from batch import CORES
-
     print("\n## memory: MiB; `added` is what the batch's fits added to a process that had compiled\n")
     print("| PSF | dtype | rule | N | data | added | peak of the process |\n|---|---|---|---|---|---|---|")
     for job in ("nopsf,float64,adaptive", "psf,float64,adaptive", "psf,float32,adaptive"):
         for count in (options.count // 4, options.count, 4 * options.count):
-            got = _spawn(job, count, CORES)
+            got = _spawn(job, count, options.cores)
             words = " | ".join(job.split(","))
             added = got["peak"] - got["before"]
             print(f"| {words} | {count} | {got['data']:.0f} | {added:.0f} | {got['peak']:.0f} |", flush=True)
