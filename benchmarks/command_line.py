@@ -24,18 +24,18 @@ from astropy.io import fits
 from cutouts import make_cutouts
 
 HERE = Path(__file__).parent
-MEMORY = r"""
-import json, re, sys, time
+MEMORY = """
+import json, sys, time
 import jax
 jax.config.update("jax_enable_x64", True)
+from peak import peak_memory
 from jaxphot.cli.batch import Task, run_batch
 import jaxphot.cli.batch as batch
 times, peaks = [], []
 add = batch._Run._report
 def report(self, rows, fits):
     add(self, rows, fits)
-    # (ru_maxrss would begin with what the process that started this one has had)
-    peaks.append(int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) / 1024)
+    peaks.append(peak_memory())
     times.append((self.fitted, time.perf_counter()))
 batch._Run._report = report
 manifest, out, given = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])

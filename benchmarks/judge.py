@@ -4,17 +4,16 @@ import dataclasses
 import inspect
 import json
 import os
-import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from cutouts import make_cutouts, moffat_stamp
+from peak import peak_memory
 from peers import MALLOC, Outcome
 
 import jaxphot as jp
@@ -263,14 +262,9 @@ def child(job, count):
     sampling = jp.sampling.adaptive() if rule == "adaptive" else jp.sampling.quad(3)
     tool = Ours(GALAXY, dtype=np.dtype(dtype), sampling=sampling)
     tool.fit(data[:128], cut(start, 128), stamp)
-    before = _peak()
+    before = peak_memory()
     seconds = min(tool.fit(data, start, stamp).seconds for _ in range(2))
-    print(json.dumps({"seconds": seconds, "before": before, "peak": _peak(), "data": data.nbytes / 2**20}))
-
-
-def _peak():
-    # (ru_maxrss would begin with what the process that started this one has had)
-    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+    print(json.dumps({"seconds": seconds, "before": before, "peak": peak_memory(), "data": data.nbytes / 2**20}))
 
 
 def cores(_, options):
