@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxphot.edges import locate
+from jaxphot.isophotes import locate
 from jaxphot.numerics import fast_length, gauss_legendre
 from jaxphot.pytree import pytree, static_field
 from jaxphot.sampling import Adaptive, Cells, mean_and_error

@@ -5,24 +5,26 @@ import jax.numpy as jnp
 EXTRA = 4  # samples a row beyond the cells: two on either side
 
 
-def corrected_midpoint(samples, ny, row, ratio):
-    """Means of cells from one sample each, in rows of which the first holds the upper ring: fourth order.
+def corrected_midpoint(samples, ratio):
+    """Means of cells from one sample each: fourth order.
 
     Parameters
     ----------
-    samples : (…, ≥ (ny + 4) · row + `EXTRA`) array
-        Flat rows: two rings more than cells, and as many numbers as are read beyond them (and mean nothing).
-    ny, row : int
-        Rows of cells; samples a row.
+    samples : (…, ny + 4, nx + 4) array
+        Of the cells, and two rings around them.
     ratio : (2,) array
         Sides of a cell ÷ distance of the samples.
 
     Returns
     -------
-    (…, ny · row) array
-        Cell (j, i) at j · row + i; the last `EXTRA` of each row mean nothing.
+    (…, ny, nx) array
     """
-    (si, sj), around = ratio, _neighbours(samples, ny, row)
+    ny, nx = (side - EXTRA for side in samples.shape[-2:])
+
+    def around(*offsets):
+        return _add([samples[..., 2 + dj : 2 + dj + ny, 2 + di : 2 + di + nx] for di, dj in offsets])
+
+    (si, sj) = ratio
     second_i, second_j, mixed = si**2 / 24, sj**2 / 24, (si * sj) ** 2 / 576
     fourth_i, fourth_j = (side**4 / 1920 - side**2 / 288 for side in (si, sj))
     return (
@@ -40,7 +42,16 @@ def far_and_error(samples, ny, row, ratio):
 
     The error is the first term that is left out, as the last two that are kept foretell it.
     """
-    (si, sj), around = ratio, _neighbours(samples, ny, row)
+    si, sj = ratio
+    first, count = 2 * row + 2, ny * row
+
+    def around(*offsets):
+        return _add([samples[first + dj * row + di :][:count] for di, dj in offsets])
+
+    def skew(offset):
+        """Difference of the samples at an offset and at its opposite."""
+        return around(offset) - around((-offset[0], -offset[1]))
+
     centre, near_i, near_j = around((0, 0)), around((1, 0), (-1, 0)), around((0, 1), (0, -1))
     second_i, second_j = near_i - 2 * centre, near_j - 2 * centre
     fourth_i = around((2, 0), (-2, 0)) - 4 * near_i + 6 * centre
@@ -54,21 +65,19 @@ def far_and_error(samples, ny, row, ratio):
         (si * sj) ** 2 / 576 * mixed,
     ]
     mean = centre + sum(terms)
-    # the fourth difference vanishes here and there; the second's square is as large and does not at the same places
-    size = [jnp.abs(term) for term in terms]
     tiny = jnp.finfo(mean.dtype).tiny
-    second = size[0] + size[1] + tiny
-    # what is left out has more mixed terms than others: along a thin ridge that runs askew they are most of it
-    fourth = size[2] + size[3] + 3 * size[4] + 3 * second * jnp.minimum(second / (jnp.abs(mean) + tiny), 1)
-    return mean, fourth * jnp.minimum(6 * fourth / second, 1)
+    size = [jnp.abs(term) for term in terms]
+    second, inverse = size[0] + size[1] + tiny, 1 / (jnp.abs(mean) + tiny)
+    # fourth differences vanish here and there; products of lower ones are as large and do not at the same places
+    right, up, corners = skew((1, 0)), skew((0, 1)), (skew((1, 1)), skew((1, -1)))
+    odd = jnp.abs((si**4 / 1920 - si**2 / 288) * right * (skew((2, 0)) - 2 * right))
+    odd += jnp.abs((sj**4 / 1920 - sj**2 / 288) * up * (skew((0, 2)) - 2 * up))
+    # along a thin ridge that runs askew, mixed terms are most of what is left out
+    askew = jnp.abs(corners[0] - corners[1] - 2 * up) + jnp.abs(corners[0] + corners[1] - 2 * right)
+    fourth = size[2] + size[3] + size[4] + (si * sj) ** 2 / 2304 * askew
+    fourth += odd / 4 * inverse + second * jnp.minimum(second * inverse, 1)
+    return mean, fourth * jnp.minimum(8 * fourth / second, 1)
 
 
-def _neighbours(samples, ny, row):
-    """A function: the sum of the samples at offsets (di, dj) from every cell."""
-    first, count = 2 * row + 2, ny * row
-
-    def around(*offsets):
-        parts = [samples[..., first + dj * row + di :][..., :count] for di, dj in offsets]
-        return sum(parts[1:], parts[0])
-
-    return around
+def _add(parts):
+    return sum(parts[1:], parts[0])

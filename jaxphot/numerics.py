@@ -60,6 +60,19 @@ def sum_together(arrays):
     return list(jax.lax.reduce(list(arrays), zeros, add, (0,)))
 
 
+def computed_once(function, *arguments):
+    """``function(*arguments)`` of arrays of floats, as it is, but on a CPU computed once.
+
+    Otherwise XLA may compute it again for everything that needs it. It is put under a condition that is always true,
+    which XLA does not foresee.
+    """
+    if not on_cpu():
+        return function(*arguments)
+    first = jnp.ravel(jax.tree.leaves(arguments)[0])[0]
+    none = lambda *_: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *arguments))  # noqa: E731
+    return jax.lax.cond((first <= first) | (first != first), function, none, *arguments)
+
+
 @jax.custom_batching.custom_vmap
 def for_all(count):
     """The largest count of all lanes of a `vmap`: a loop of that length runs without masks, the same for every lane."""

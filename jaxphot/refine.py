@@ -1,8 +1,8 @@
 """Mean brightness over cells, with samples where they are needed.
 
 far      one sample a cell, corrected by the differences with the samples of its neighbours: fourth order.
-refined  only cells for which that is not good enough: m × m Gauss nodes, (2m) × (2m), or, near a source's centre and
-         where light ends within a cell, nodes along the cell's edges (`jaxphot.edges`).
+refined  only cells for which that is not good enough: 3 × 3 to 9 × 9 Gauss nodes, or, near a source's centre and where
+         light ends within a cell, nodes along the cell's edges (`jaxphot.edges`). Which, says `jaxphot.plan`.
 
 What decides are samples and the distance from the centre. Between two rules a cell's value is blended, so that nothing
 jumps when parameters change.
@@ -19,14 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxphot.edges import RADII, Light, edge_nodes, edge_table, locate, measure
-from jaxphot.midpoint import EXTRA, corrected_midpoint, far_and_error
-from jaxphot.numerics import for_all, gauss_legendre, on_cpu, sum_together
-from jaxphot.plan import Plan, choose_orders, find_blocks, find_needs, place_of, share_of, sort_cells
+from jaxphot.edges import edge_nodes, edge_tables
+from jaxphot.isophotes import RADII, locate, measure
+from jaxphot.midpoint import EXTRA, corrected_midpoint
+from jaxphot.numerics import computed_once, for_all, gauss_legendre, on_cpu, sum_together
+from jaxphot.plan import choose_orders, count_blocks, find_blocks, make_plan, no_plan, place_of, share_of
 from jaxphot.pointwise import brightness, linearize_tree
 
-_WIDTH = 96  # blocks of nodes a turn
-_PART = 6000  # samples of the grid at once
+_TURN = 1710  # nodes a turn
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -54,7 +54,7 @@ def integrate(model, tol, layout, params, transform, place, rough=None):
     def sample(weight, i, j):
         return [weight * brightness(model, params, transform, i, j)]
 
-    return _cut(_means(sample, 1, tol, layout, _frame(params, transform), place, rough)[0], layout)
+    return _means(sample, 1, tol, layout, _frame(params, transform), place, rough)[0]
 
 
 @partial(integrate.defjvp, symbolic_zeros=True)
@@ -67,13 +67,7 @@ def _integrate_jvp(model, tol, layout, primals, tangents):
         value = integrate(model, tol, layout, *primals)
         return value, jnp.zeros_like(value)
     means = _means(planes.sample, planes.count, tol, layout, _frame(*primals[:2]), *primals[2:])
-    return _cut(means[0], layout), _cut(planes.contract(means), layout)
-
-
-def _cut(flat, layout):
-    """(ny, nx) from the flat rows of `_means`."""
-    ny, nx, _ = layout
-    return flat.reshape(ny, nx + EXTRA)[:, :nx]
+    return means[0], planes.contract(means)
 
 
 def _frame(params, transform):
@@ -84,93 +78,66 @@ def _frame(params, transform):
 def _means(sample, planes, tol, layout, frame, place, rough):
     """Means of all planes that ``sample(weight, i, j) → [array like i, …]`` gives, the first of which decides.
 
-    Everything is flat, rows being `EXTRA` samples longer than there are cells: XLA's loops over two dimensions are not
-    vectorised. What is computed for the cells that are too many is cut off at the end, by the caller.
+    Samples and cells are numbered along flat rows, `EXTRA` longer than there are cells.
 
     Returns
     -------
-    (planes, ny · row) array
+    (planes, ny, nx) array
     """
     ny, nx, step = layout
     start, size = place
     orders, half, row, dtype = choose_orders(tol), size / 2, nx + EXTRA, start.dtype
     on_axis = (ny + EXTRA) * row  # the first sample that is none of the cells'
-    tables = _tables(orders, dtype)
+    tables, width = _tables(orders, dtype), _TURN // orders.block
 
     def judge(samples):
         light = None if frame is None else measure(frame, samples[on_axis : on_axis + RADII.size], half)
-        needs = find_needs(tol, *far_and_error(samples, ny, row, size / step), frame, light, layout, start, half)
-        return Plan(needs, *sort_cells(needs), light)
-
-    def no_judgement(_):
-        zero = jnp.zeros((), dtype)
-        light = None if frame is None else Light(*[zero] * 5, zero > 0)
-        none = jnp.zeros(3, jnp.int32)
-        return Plan(jnp.zeros(ny * row, dtype), jnp.zeros(ny * row, jnp.int32), none, none, light)
+        return make_plan(tol, samples, frame, light, layout, place)
 
     def refined_nodes(plan, number):
         cell, share, block, along = find_blocks(orders, plan, number)
-        centers = start[:, None] + step * jnp.stack(place_of(cell, row)).astype(dtype)
+        column, line = place_of(cell, row)
+        centers = start[:, None] + step * jnp.stack([column, line]).astype(dtype)
+        cell = line * nx + jnp.minimum(column, nx - 1)
         nodes = _gauss_nodes(tables[0], jnp.where(along, 0, block), centers, size)
         if frame is None:
             return nodes, cell, share
 
         def with_edges():
-            edges = edge_nodes(frame, plan.light, centers, half, tables[1][:, jnp.where(along, block, 0)], tables[2])
-            return jnp.where(along, edges.reshape(nodes.shape), nodes)
+            of_edges = tables[1][:, jnp.where(along, block, 0)]
+            edges = edge_nodes(frame, plan.light, centers, half, of_edges, tables[2])
+            return [jnp.where(along[None], new.reshape(old.shape), old) for new, old in zip(edges, nodes, strict=True)]
 
         return jax.lax.cond(along[0], with_edges, lambda: nodes), cell, share  # they come first
 
     def refine_once(turn, plan, means):
-        nodes, cell, share = refined_nodes(plan, turn * _WIDTH + jnp.arange(_WIDTH, dtype=jnp.int32))
-        values = [of_one.reshape(-1, _WIDTH) for of_one in sample(nodes[2].ravel(), nodes[0].ravel(), nodes[1].ravel())]
+        nodes, cell, share = refined_nodes(plan, turn * width + jnp.arange(width, dtype=jnp.int32))
+        values = computed_once(lambda i, j, weight: sample(weight.ravel(), i.ravel(), j.ravel()), *nodes)
+        values = [of_one.reshape(-1, width) for of_one in values]
         sums = jnp.stack([_sum(of_one) for of_one in values] if on_cpu() else sum_together(values))
-        return means.at[:, cell].add(jnp.where(share > 0, sums * share[None, :], 0), mode="promise_in_bounds")
+        add = jnp.where(share > 0, sums * share[None, :], 0)
+        return means.reshape(planes, -1).at[:, cell].add(add, mode="promise_in_bounds").reshape(means.shape)
 
-    value, samples = _sample_grid(sample, planes, layout, start, frame, on_axis + RADII.size + EXTRA)
-    is_judged = _always(value[0]) if rough is None else ~rough
-    plan = jax.lax.cond(is_judged, judge, no_judgement, value)
-    edges, fine, coarse = plan.counts
-    turns = -(-(orders.edge_blocks * edges + 4 * fine + coarse) // _WIDTH)
-    share = share_of(plan.needs, 0)
-    means = jnp.where(share > 0, corrected_midpoint(samples, ny, row, size / step) * share[None, :], 0)
+    value, samples = _sample_grid(sample, layout, start, frame, on_axis + RADII.size + EXTRA)
+    if rough is None:
+        plan = computed_once(judge, value)
+    else:
+        plan = jax.lax.cond(rough, lambda _: no_plan(tol, ny * row, frame, dtype), judge, value)
+    turns = -(-count_blocks(orders, plan) // width)
+    share = share_of(plan.needs.reshape(1, ny, row)[..., :nx], 0)
+    grid = samples[:, :on_axis].reshape(planes, ny + EXTRA, row)
+    means = jnp.where(share > 0, corrected_midpoint(grid, size / step) * share, 0)
     return jax.lax.fori_loop(0, for_all(turns), lambda turn, means: refine_once(turn, plan, means), means)
 
 
-def _always(number):
-    """True, which XLA does not foresee.
-
-    What is computed under a condition is computed once. Otherwise XLA would do it again for each plane that needs it.
-    """
-    return (number <= number) | (number != number)
-
-
-def _sample_grid(sample, planes, layout, start, frame, count):
-    """The first plane alone and (planes, ≥ count) samples at nodes of the grid; on a CPU in parts that its cache holds.
+def _sample_grid(sample, layout, start, frame, count):
+    """The first plane alone and (planes, count) samples at nodes of the grid.
 
     (Because the first plane is wanted by itself, XLA computes what it shares with others once, not again in each.)
     """
-
-    def part(first, size):
-        nodes = _grid_nodes(layout, start, frame, first + jnp.arange(size, dtype=jnp.int32))
-        values = sample(nodes[2], nodes[0], nodes[1])
-        return values[0], jnp.stack(values)
-
-    parts = -(-count // _PART) if on_cpu() else 1
-    size = -(-count // parts)
-    if parts == 1:
-        return part(0, size)
-
-    def add(number, samples):
-        first = number * size
-        value, values = part(first, size)
-        return (
-            jax.lax.dynamic_update_slice(samples[0], value, (first,)),
-            jax.lax.dynamic_update_slice(samples[1], values, (jnp.int32(0), first)),
-        )
-
-    empty = jnp.zeros(parts * size, start.dtype)
-    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(parts), add, (empty, jnp.zeros((planes, empty.size), empty.dtype)))
+    nodes = _grid_nodes(layout, start, frame, jnp.arange(count, dtype=jnp.int32))
+    values = sample(nodes[2], nodes[0], nodes[1])
+    return values[0], jnp.stack(values)
 
 
 def _sum(values):
@@ -195,25 +162,22 @@ def _grid_nodes(layout, start, frame, number):
 
 
 def _tables(orders, dtype):
-    """Gauss nodes (3, 1 + 4, m²): offsets and weights, the first row for m × m; what `edge_nodes` takes."""
+    """Gauss nodes (3, p, blocks): offsets and weights, rule after rule; and the two `edge_tables`."""
     rows = []
-    for m in (orders.m, 2 * orders.m):
-        x, w = gauss_legendre(m)
-        rows.append(
-            np.stack([np.tile(x, m), np.repeat(x, m), np.outer(w, w).ravel()])
-            .reshape(3, -1, orders.block)
-            .swapaxes(1, 2)
-        )
-    along, radial = gauss_legendre(orders.edge), np.stack(gauss_legendre(orders.radial))
-    radial[0] += 0.5
-    tables = np.concatenate(rows, 2), edge_table(*along, orders.edge_block), radial
+    for p in orders.gauss:
+        x, w = gauss_legendre(p)
+        nodes = np.stack([np.tile(x, p), np.repeat(x, p), np.outer(w, w).ravel()])
+        nodes = np.pad(nodes, ((0, 0), (0, -(p**2) % orders.block)))  # of no weight
+        rows.append(nodes.reshape(3, -1, orders.block).swapaxes(1, 2))
+    along = [gauss_legendre(nodes) for nodes in orders.along]
+    radial = [gauss_legendre(nodes) for nodes in (orders.radial, orders.radial * orders.parts)]
+    tables = np.concatenate(rows, 2), *edge_tables(along, radial, orders.parts, orders.edge_block)
     return [jnp.asarray(table, dtype) for table in tables]
 
 
 def _gauss_nodes(rules, block, centers, size):
-    """(3, m², W) nodes and weights from the table of offsets and weights."""
+    """i, j and weight of nodes, (p, W) arrays, from the table of offsets and weights."""
     # a product with unit vectors: twenty times as fast as to look every number up
     chosen = (jnp.arange(rules.shape[2], dtype=jnp.int32)[:, None] == block[None, :]).astype(size.dtype)
     rule = jnp.einsum("knb,bw->knw", rules, chosen, precision=jax.lax.Precision.HIGHEST)
-    scale = jnp.concatenate([size, jnp.ones(1, size.dtype)])
-    return jnp.pad(centers, ((0, 1), (0, 0)))[:, None] + scale[:, None, None] * rule
+    return [*(centers[k][None] + size[k] * rule[k] for k in range(2)), rule[2]]
