@@ -97,7 +97,7 @@ def edge_nodes(frame, light, centers, half, block, radial):
     length = (reach - begin[None])[:, None]
     s = begin[None, None] + length * rule[0][None]
     # a cell is 4 half[0] half[1]
-    weight = weight / (4 * half[0] * half[1]) * jnp.where(outside, -1, 1)[None]
+    weight = weight / (4 * half[0] * half[1]) * (1 - 2 * begin)[None]
     i, j = (frame.center[k] + s * point[k][:, None] for k in range(2))
     return i, j, weight[:, None] * length * (s * rule[1][None])
 

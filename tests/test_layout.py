@@ -50,6 +50,7 @@ ORDER = [
     "models.wavelength",
     "models.psf_models",
     "models",
+    "isophotes",
     "edges",
     "pointwise",
     "midpoint",
