@@ -92,7 +92,7 @@ def edge_nodes(frame, light, centers, half, block, radial):
     for number in range(1, len(radial)):
         rule = jnp.where((block[4] == number)[None, None], radial[number][..., None], rule)
     far = radius(frame.metric, point)
-    begin = jnp.where(outside, 1.0, 0.0).astype(far.dtype)
+    begin = outside.astype(far.dtype)
     reach = jnp.minimum(jnp.where(outside[None], end[None], far), light.reach) / far  # no light beyond its reach
     length = (reach - begin[None])[:, None]
     s = begin[None, None] + length * rule[0][None]
