@@ -36,7 +36,7 @@ DETERMINED_FROM = {
     **dict.fromkeys(("core_sersic", "by_flux_without_closed_form", "inclined_boxy_truncated_ring"), np.inf),
     **dict.fromkeys(("king", "by_magnitude", "nuker", "broken_exponential", "spline_of_brightness"), 60),
     **dict.fromkeys(("truncated", "two_sided_ring", "warp", "bend"), 60),
-    **dict.fromkeys(("wedge", "ray", "ray_of_splines_on_a_bend", "logarithmic_spiral"), 60),
+    **dict.fromkeys(("wedge", "ray", "ray_of_splines_on_a_bend", "logarithmic_spiral", "spiral"), 60),
 }
 SOURCES = {
     name: replace(case, params={**case.params, **CHANGED.get(name, {})})
