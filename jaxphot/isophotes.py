@@ -190,7 +190,7 @@ def half_sum_squared(frame, i, j, half):
         1 where the cusp touches the cell (and no rule converges), large far away.
     """
     a, b, c = frame.metric
-    u, v = i - frame.center[0], j - frame.center[1]
+    u, v = _offset(frame, i, j)
     determinant = a * c - b * b
 
     # all divisions at once: each would be a kernel to compile
@@ -229,7 +229,7 @@ def is_near(frame, i, j, half, run, half_sum):
     bool array
     """
     a, b, c = frame.metric
-    u, v = i - frame.center[0], j - frame.center[1]
+    u, v = _offset(frame, i, j)
     long2, wide2 = 1 / half_sum**2, (a * c - b * b) / (half_sum**2 - 1)
 
     def over_lines(u, v, a, along, across, run_along, run_across):
@@ -259,7 +259,7 @@ def reaches_into_dark(frame, light, i, j, half):
         From 1, if they do, to 0; between them if they almost do.
     """
     bright = light.reach / _MARGIN
-    offset = i - frame.center[0], j - frame.center[1]
+    offset = _offset(frame, i, j)
 
     def look():
         dark, lit = farthest(frame.metric, offset, half) / light.dark, nearest(frame.metric, offset, half) / bright
@@ -271,16 +271,21 @@ def reaches_into_dark(frame, light, i, j, half):
 
 def may_reach_into_dark(frame, light, i, j, half, run):
     """Where `reaches_into_dark` may be more than 0 in any of a run of cells (as in `is_near`), by R at its centre."""
-    (a, b, c), u, v = frame.metric, i - frame.center[0], j - frame.center[1]
-    radius2, reach = a * u * u + 2 * b * u * v + c * v * v, _diagonal(frame.metric, half) / 2 + run * jnp.sqrt(a)
+    radius2 = _squared(frame.metric, _offset(frame, i, j))
+    reach = _diagonal(frame.metric, half) / 2 + run * jnp.sqrt(frame.metric[0])
     dark = jnp.maximum((1 - _ALMOST) * light.dark - reach, 0)
     return (radius2 > dark * dark) & (radius2 < ((1 + _ALMOST) * light.reach / _MARGIN + reach) ** 2)
 
 
 def is_hard(frame, light, i, j, half):
     """Whether brightness falls by much between the centre and cells' farthest corners."""
-    offset = i - frame.center[0], j - frame.center[1]
+    offset = _offset(frame, i, j)
     return _farthest_squared(frame.metric, offset, half) > light.gentle**2
+
+
+def _offset(frame, i, j):
+    """(u, v) of points from the centre."""
+    return i - frame.center[0], j - frame.center[1]
 
 
 def _diagonal(metric, half):
