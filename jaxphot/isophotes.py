@@ -20,6 +20,7 @@ _GENTLE_FALL = 8.0  # up to which few nodes from the centre are enough; less whe
 _CUSP_RADII, _CUSP_FALL = 6, 1.0  # by twice the fall within the first radii that is more than this
 _NO_LIGHT, _SUDDEN = -1e3, 6.0  # log of the brightness where there is none, and the fall taken for a sudden end
 _RISE = 0.1  # of the log of the brightness from one radius to the next
+_BREAK = (2.5, 0.5)  # its fall is sudden if this many times the one before, and this much more
 _MARGIN = 1.15  # from where light ceases to matter to the reach
 _ALMOST = 0.02  # part of the radii before which cells that reach into the dark begin to be integrated along edges
 _STEEP_DIAGONALS, _STEEP_FALL = 1.5, 3.5  # so many cells' diagonals from the centre brightness has fallen so much
@@ -69,8 +70,8 @@ class Light(NamedTuple):
         Brightness next to the centre.
     decay : scalar
         κ where −log(brightness/top) grows like R^κ (1/n of a Sérsic profile); at most 1. 0 if the source is not steep.
-    rise : scalar
-        0 where brightness falls outwards everywhere, 1 where it rises somewhere, or may.
+    uneven : scalar
+        0 where brightness falls outwards everywhere and never breaks off, 1 where it does not, or may not.
     is_steep : bool scalar
         Brightness falls by much within the cells next to the centre.
     """
@@ -81,7 +82,7 @@ class Light(NamedTuple):
     peak: jax.Array
     top: jax.Array
     decay: jax.Array
-    rise: jax.Array
+    uneven: jax.Array
     is_steep: jax.Array
 
 
@@ -151,8 +152,16 @@ def measure(frame, brightness, half):
     decay = jnp.log(jnp.maximum(more / less, 1 + 1e-5)) / jnp.maximum(outer - inner, 1e-6)  # of a sudden end, 1
     steepness = jnp.clip(fall - _STEEP_FALL, 0, 1)
     reach, dark, gentle = jnp.exp(jnp.stack([bright + np.log(_MARGIN).item(), dark, gentle]))
-    rise = jnp.clip(jnp.max(log_light[1:] - log_light[:-1]) / _RISE, 0, 1) if frame.is_plain else 1 + 0 * peak
-    return Light(reach, dark, gentle, peak, light[0], steepness * jnp.clip(decay, 0, 1), rise, steepness > 0)
+    uneven = _unevenness(log_light, levels[0]) if frame.is_plain else 1 + 0 * peak
+    return Light(reach, dark, gentle, peak, light[0], steepness * jnp.clip(decay, 0, 1), uneven, steepness > 0)
+
+
+def _unevenness(log_light, level):
+    """`Light.uneven`; what breaks off below a level does not matter."""
+    falls = log_light[:-1] - log_light[1:]
+    times, more = _BREAK
+    sudden = jnp.where(log_light[1:-1] > level, falls[1:] - times * falls[:-1] - more, 0)
+    return jnp.clip(jnp.max(jnp.concatenate([-falls / _RISE, sudden])), 0, 1)
 
 
 def _log(light):

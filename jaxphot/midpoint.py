@@ -2,7 +2,9 @@
 
 import jax.numpy as jnp
 
-EXTRA = 4  # samples a row beyond the cells: two on either side
+EXTRA = 6  # samples a row beyond the cells: three on either side
+
+_RING = EXTRA // 2
 
 
 def corrected_midpoint(samples, ratio):
@@ -10,8 +12,8 @@ def corrected_midpoint(samples, ratio):
 
     Parameters
     ----------
-    samples : (…, ny + 4, nx + 4) array
-        Of the cells, and two rings around them.
+    samples : (…, ny + EXTRA, nx + EXTRA) array
+        Of the cells, and three rings around them.
     ratio : (2,) array
         Sides of a cell ÷ distance of the samples.
 
@@ -22,7 +24,7 @@ def corrected_midpoint(samples, ratio):
     ny, nx = (side - EXTRA for side in samples.shape[-2:])
 
     def around(*offsets):
-        return _add([samples[..., 2 + dj : 2 + dj + ny, 2 + di : 2 + di + nx] for di, dj in offsets])
+        return _add([samples[..., _RING + dj : _RING + dj + ny, _RING + di : _RING + di + nx] for di, dj in offsets])
 
     second_i, second_j, fourth_i, fourth_j, mixed = _coefficients(ratio)
     return (
@@ -35,46 +37,50 @@ def corrected_midpoint(samples, ratio):
     )
 
 
-def far_and_error(samples, ny, row, ratio):
-    """`corrected_midpoint` of one plane, and how far off it may be.
+def level_and_error(samples, ny, row, ratio):
+    """Size of one plane's samples, and how far off `corrected_midpoint` may be.
 
-    The error is the first term that is left out, as the last two that are kept foretell it.
+    The error is twice the terms of sixth differences, which are left out. As these vanish here and there, a sixth of
+    those of the fourth is added, and what they and those of the second are more than in a series that converges.
+
+    Parameters
+    ----------
+    samples : array
+        As there, in flat rows.
+    ny : int
+    row : int
+        Samples a row.
+    ratio : (2,) array
+
+    Returns
+    -------
+    level, error : (ny · row,) arrays
+        The last `EXTRA` of each row are no cells.
     """
     of_second_i, of_second_j, of_fourth_i, of_fourth_j, of_mixed = _coefficients(ratio)
-    first, count = 2 * row + 2, ny * row
+    of_sixth_i, of_sixth_j = (side**6 / 322560 - side**4 / 11520 + side**2 / 2160 for side in ratio)
+    first, count = _RING * (row + 1), ny * row
 
     def around(*offsets):
         return _add([samples[first + dj * row + di :][:count] for di, dj in offsets])
 
-    def skew(offset):
-        """Difference of the samples at an offset and at its opposite."""
-        return around(offset) - around((-offset[0], -offset[1]))
-
-    centre, near_i, near_j = around((0, 0)), around((1, 0), (-1, 0)), around((0, 1), (0, -1))
-    second_i, second_j = near_i - 2 * centre, near_j - 2 * centre
-    fourth_i = around((2, 0), (-2, 0)) - 4 * near_i + 6 * centre
-    fourth_j = around((0, 2), (0, -2)) - 4 * near_j + 6 * centre
-    mixed = around((1, 1), (-1, -1), (1, -1), (-1, 1)) - 2 * (near_i + near_j) + 4 * centre
-    terms = [
-        of_second_i * second_i,
-        of_second_j * second_j,
-        of_fourth_i * fourth_i,
-        of_fourth_j * fourth_j,
-        of_mixed * mixed,
+    centre, corners = around((0, 0)), around((1, 1), (-1, -1), (1, -1), (-1, 1))
+    near_i, near_j = around((1, 0), (-1, 0)), around((0, 1), (0, -1))
+    next_i, next_j = around((2, 0), (-2, 0)), around((0, 2), (0, -2))
+    second = [of_second_i * (near_i - 2 * centre), of_second_j * (near_j - 2 * centre)]
+    fourth = [
+        of_fourth_i * (next_i - 4 * near_i + 6 * centre),
+        of_fourth_j * (next_j - 4 * near_j + 6 * centre),
+        of_mixed * (corners - 2 * (near_i + near_j) + 4 * centre),
     ]
-    mean = centre + sum(terms)
-    tiny = jnp.finfo(mean.dtype).tiny
-    size = [jnp.abs(term) for term in terms]
-    second, inverse = size[0] + size[1] + tiny, 1 / (jnp.abs(mean) + tiny)
-    # fourth differences vanish here and there; products of lower ones are as large and do not at the same places
-    right, up, corners = skew((1, 0)), skew((0, 1)), (skew((1, 1)), skew((1, -1)))
-    odd = jnp.abs(of_fourth_i * right * (skew((2, 0)) - 2 * right))
-    odd += jnp.abs(of_fourth_j * up * (skew((0, 2)) - 2 * up))
-    # along a thin ridge that runs askew, mixed terms are most of what is left out
-    askew = jnp.abs(corners[0] - corners[1] - 2 * up) + jnp.abs(corners[0] + corners[1] - 2 * right)
-    fourth = size[2] + size[3] + size[4] + of_mixed / 4 * askew
-    fourth += odd / 4 * inverse + second * jnp.minimum(second * inverse, 1)
-    return mean, fourth * jnp.minimum(8 * fourth / second, 1)
+    sixth = [
+        of_sixth_i * (around((3, 0), (-3, 0)) - 6 * next_i + 15 * near_i - 20 * centre),
+        of_sixth_j * (around((0, 3), (0, -3)) - 6 * next_j + 15 * near_j - 20 * centre),
+    ]
+    level = jnp.abs(centre)
+    second, fourth, sixth = (_add([jnp.abs(term) for term in terms]) for terms in (second, fourth, sixth))
+    slow = 2 * jnp.maximum(fourth - level / 10, 0) + jnp.maximum(second - level / 30, 0) / 10
+    return level, 2 * sixth + fourth / 6 + slow
 
 
 def _coefficients(ratio):

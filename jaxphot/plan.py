@@ -1,7 +1,7 @@
 """Which cells are refined, and how: decided by samples and by the distance from the source's centre."""
 
-import math
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,18 +15,17 @@ from jaxphot.isophotes import (
     may_reach_into_dark,
     reaches_into_dark,
 )
-from jaxphot.midpoint import EXTRA, far_and_error
+from jaxphot.midpoint import EXTRA, level_and_error
 from jaxphot.numerics import on_cpu, safe_log
 
 _FLOOR = 1e-4  # accuracy is relative to the larger of the cell and this part of the brightest one
-_CUSP = 0.2  # the p-point Gauss rule's relative error in a cell is about this · ρ^(−2p)
-_ERRORS = {3: (0.03, 0.015), 4: (0.08, 0.04)}  # parts of the tolerance between which rules of so many points, of which
-_OTHER_ERRORS = (0.2, 0.1)  # that estimate promises too much, and others are blended with the next finer one
-_DOUBTFUL = 0.6  # part of the tolerance from which on the far rule's error counts, fully from twice that
-_TINY = 1e3  # times the smallest number, added to what is divided by
-_LEAST_RHO = 1.01
-_MANY_CELLS = 2**14  # from which on larger groups of cells are sorted
-_NEAR = (6.0, 8.0)  # half sums of distances from the cusp below which the far rule is not trusted either
+_DOUBTFUL = (0.35, 5.0)  # the far rule's error, in tolerances: from which on others take over, and from which on alone
+_TINY = 1e6  # times the smallest number, added to what is divided by
+_FARTHEST = 1e3  # half sum of distances from the cusp: beyond that it does not matter
+_GROUPS = (8, 44), (32, 64)  # cells in one, and how many of them most sources have anything in, in frames of few and of
+_MANY_CELLS = 2**14  # so many cells
+_NEAR = 8.0  # half sum of distances from the cusp: the far rule's error is more than foretold by its square nearer,
+_EVEN = 0.7  # and less where there is nothing else
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,13 @@ class Orders:
     gauss : tuple of int
         p of the p × p rules.
     unresolved : tuple of (float, float)
-        Of all but the last: the far rule's error, relative to the cell, from which on they are blended with the next;
-        of sources whose brightness falls outwards everywhere, and of others.
+        Of all but the last: the far rule's error, relative to the cell, from which on they are blended with the next
+        (fully from twice that, as everywhere); of sources whose brightness falls evenly, and of others.
+    nearest : tuple of float
+        Of all: ρ^(−2p) from which on they are, relative to the tolerance.
+    bent : tuple of float
+        Of all but the last: the far rule's error, relative to the cell and squared, times ρ^(−8), from which on they
+        are; of the first one times ρ^(−6). Empty if that is not looked at.
     along : (int, int)
         Nodes along an edge, where brightness falls by little between the centre and the cell, and where by much.
     radial : int
@@ -52,6 +56,8 @@ class Orders:
 
     gauss: tuple[int, ...]
     unresolved: tuple[tuple[float, float], ...]
+    nearest: tuple[float, ...]
+    bent: tuple[float, ...]
     along: tuple[int, int]
     radial: int
     parts: int
@@ -86,12 +92,14 @@ class Orders:
 def choose_orders(tol):
     """Orders that go with a tolerance."""
     if tol >= 3e-3:
-        return Orders((3, 6), ((0.02, 0.005),), (6, 8), 9, 2)
+        return Orders((3, 6), ((0.1, 0.002),), (0.3, 1.5), (1e-8,), (6, 8), 9, 2)
     if tol >= 3e-5:
-        return Orders((3, 4, 6, 9), ((0.02, 0.0015), (0.1, 0.02), (0.3, 0.3)), (10, 14), 9, 2)
+        unresolved = (0.1, 0.0005), (0.5, 0.01), (2.0, 0.2)
+        bent = tuple(min(tol / 1e-4, 1) ** 2 * limit for limit in (1.4e-10, 3e-7, 7e-5))
+        return Orders((3, 4, 6, 9), unresolved, (0.3, 1.0, 1.0, 1.5), bent, (10, 14), 9, 2)
     if tol >= 3e-7:
-        return Orders((6, 12), ((0.02, 0.02),), (14, 20), 18, 2)
-    return Orders((8, 16), ((0.02, 0.02),), (20, 28), 32, 2)
+        return Orders((6, 12), ((0.005, 0.005),), (0.5, 0.5), (), (14, 20), 18, 2)
+    return Orders((8, 16), ((0.005, 0.005),), (0.5, 0.5), (), (20, 28), 32, 2)
 
 
 class Plan(NamedTuple):
@@ -132,14 +140,14 @@ def no_plan(tol, cells, frame, dtype):
 def make_plan(tol, samples, frame, light, layout, place):
     """Say what every cell needs, and list those that need more than the far rule.
 
-    Mostly these are few. If less than a part of the groups of cells can have any (on a CPU: lanes that run together
-    would do both), no others are looked at closely.
+    Mostly these are few. If no more than a few of the groups of cells can have any, or a third of them (on a CPU: lanes
+    that run together would do all), no others are looked at closely.
 
     Parameters
     ----------
     tol : float
     samples : array
-        Of the grid, in flat rows, as for `jaxphot.midpoint.far_and_error`.
+        Of the grid, in flat rows, as for `jaxphot.midpoint.level_and_error`.
     frame : Frame or None
     light : Light or None
     layout : (ny, nx, step)
@@ -153,20 +161,18 @@ def make_plan(tol, samples, frame, light, layout, place):
     (ny, nx, step), (start, size) = layout, place
     row, orders = nx + EXTRA, choose_orders(tol)
     tol = max(tol, 40 * float(jnp.finfo(samples.dtype).eps))
-    mean, error = far_and_error(samples, ny, row, size / step)
-    count, half, dtype = mean.size, size / 2, mean.dtype
+    level, error = level_and_error(samples, ny, row, size / step)
+    count, half, dtype = level.size, size / 2, level.dtype
+    # a cusp of infinite brightness may lie on a sample
+    level, error = jnp.where(jnp.isfinite(level), level, 0), jnp.where(jnp.isfinite(error), error, jnp.inf)
+    is_cell = place_of(jnp.arange(count, dtype=jnp.int32), row)[0] < nx
+    peak = jnp.max(jnp.where(is_cell, level, 0))
+    if light is not None:
+        peak = jnp.minimum(peak, light.peak)
+    level = jnp.maximum(level, _FLOOR * peak)
 
     def centre(column, line):
         return [start[k] + step * along.astype(dtype) for k, along in enumerate((column, line))]
-
-    is_cell = place_of(jnp.arange(count, dtype=jnp.int32), row)[0] < nx
-    usable = jnp.isfinite(mean) & is_cell  # a cusp of infinite brightness may lie on a sample
-    mean, error = jnp.where(usable, jnp.abs(mean), 0), jnp.where(usable, error, jnp.inf)
-    peak = jnp.max(mean)
-    if light is not None:
-        peak = jnp.minimum(peak, light.peak)
-    # (without any light, the distance from the centre decides: there are derivatives)
-    level = jnp.maximum(mean, _FLOOR * peak)
 
     def judge(is_cell, level, error, place):
         needs = _find_needs(orders, tol, level, error, frame, light, place, half)
@@ -177,73 +183,81 @@ def make_plan(tol, samples, frame, light, layout, place):
         needs = judge(is_cell, level, error, place)
         return needs, *_sort(needs, orders.rules)
 
-    def judge_some():
+    def judge_some(most):
         """Of the groups in which any may have needs."""
         numbers = jnp.arange(len(has_any), dtype=jnp.int32)
         groups = jax.lax.rem(_sorted(jnp.where(has_any, numbers, numbers + len(has_any))), jnp.int32(len(has_any)))
-        cells = (groups[:some, None] * group + jnp.arange(group, dtype=jnp.int32)[None]).ravel()
-        column, line = place_of(cells, row)
-        within = jnp.minimum(cells, count - 1)
-        needs = judge((column < nx) & (cells < count), level[within], error[within], centre(column, line))
+        begin, line = place_of(groups[:most, None], per_row)
+        column = group * begin + jnp.arange(group, dtype=jnp.int32)[None]
+        column, line = column.ravel(), jnp.broadcast_to(line, column.shape).ravel()
+        cells = line * row + jnp.minimum(column, nx)  # (the next one is none)
+        needs = judge(column < nx, level[cells], error[cells], centre(column, line))
         order, counts, first = _sort(needs, orders.rules)
-        all_needs = jnp.zeros(count, needs.dtype).at[cells].set(needs, mode="drop", unique_indices=True)
-        return all_needs, jnp.pad(within[order], (0, count - cells.size)), counts, first
+        all_needs = jnp.zeros(count, needs.dtype).at[cells].set(needs, mode="promise_in_bounds")
+        return all_needs, jnp.pad(cells[order], (0, count - cells.size)), counts, first
 
-    group = 8 if count < _MANY_CELLS else 32
-    some = min(int(8 * count**0.5), count) // group
     if not on_cpu():
         return Plan(*judge_all(), light)
-    is_doubtful = is_cell & (error > _DOUBTFUL * tol * level + _TINY * jnp.finfo(dtype).tiny)
-    has_any = jnp.any(jnp.pad(is_doubtful, (0, -count % group)).reshape(-1, group), axis=1)
+    group, few = _GROUPS[count >= _MANY_CELLS]
+    per_row = -(-nx // group)
+    is_doubtful = (error > _DOUBTFUL[0] * tol * level + _TINY * jnp.finfo(dtype).tiny).reshape(ny, row)[:, :nx]
+    has_any = jnp.any(jnp.pad(is_doubtful, ((0, 0), (0, -nx % group))).reshape(-1, group), axis=1)
     if frame is not None:
-        column, line = place_of(group * jnp.arange(len(has_any), dtype=jnp.int32), row)
+        begin, line = place_of(jnp.arange(len(has_any), dtype=jnp.int32), per_row)
+        i, j = centre(group * begin, line)
         run = step * (group - 1) / 2
-        for back, down in ((0, 0), (row, 1)):  # the end of a run may lie in the next row
-            i, j = centre(column - back, line + down)
-            has_any |= _may_be_near(orders, tol, peak, frame, light, (i + run, j), half, run)
-    return Plan(*jax.lax.cond(jnp.sum(has_any, dtype=jnp.int32) <= some, judge_some, judge_all), light)
+        has_any |= _may_be_near(orders, tol, peak, frame, light, (i + run, j), half, run)
+    groups, result = jnp.sum(has_any, dtype=jnp.int32), judge_all
+    for most in (count // 3 // group, min(few, count // 4 // group)):
+        result = partial(jax.lax.cond, groups <= most, partial(judge_some, most), result)
+    return Plan(*result(), light)
 
 
 def _find_needs(orders, tol, level, error, frame, light, place, half):
-    """`Plan.needs` of cells at a place, not cut off below 0."""
-    error = error / (tol * level + _TINY * jnp.finfo(level.dtype).tiny)
-    rise = 1.0 if light is None else light.rise
-    parts = [plain + (other - plain) * rise for plain, other in orders.unresolved]
-    ramps = [error / _DOUBTFUL - 1, *(error * (tol / part) - 1 for part in parts)]
+    """`Plan.needs` of cells at a place, not cut off below 0.
+
+    In a cell of a smooth source the p-point Gauss rule's relative error is less than ρ^(−2p), ρ that of its ellipse of
+    analyticity (`half_sum_squared`); next to a steep cusp it grows like a power of the brightness fallen from there.
+    Where the far rule does not err by much, it is much less than that.
+    """
+    (low, high), tiny = _DOUBTFUL, _TINY * jnp.finfo(level.dtype).tiny
+    error = (error + low * tol * tiny) / (level + tiny)  # without any light, the distance from the centre decides
+    uneven = 1.0 if light is None else light.uneven
+    of_far = error
+    ramps = [error / (even + (other - even) * uneven) - 1 for even, other in orders.unresolved]
+    if frame is not None:
+        squared = jnp.clip(half_sum_squared(frame, *place, half), 1, _FARTHEST**2)  # (less by rounding)
+        shrink = 1 / (jnp.sqrt(squared) + jnp.sqrt(squared - 1)) ** 2
+        growth = jax.lax.cond(light.is_steep, lambda: _growth_of_steep(light, level), lambda: jnp.ones_like(level))
+        near = [shrink**p * growth / (part * tol) - 1 for p, part in zip(orders.gauss, orders.nearest, strict=True)]
+        of_far = error * jnp.maximum(_EVEN + (1 - _EVEN) * uneven, _NEAR**2 / squared)
+        ramps = [*(jnp.maximum(a, b) for a, b in zip(ramps, near[:-1], strict=True)), near[-1]]
+        bent = error * error * shrink**3
+        for number, limit in enumerate(orders.bent):
+            ramps[number] = jnp.maximum(ramps[number], bent / limit - 1)
+            bent = bent if number else bent * shrink * growth
+    far = (1 / low - tol / of_far) / (1 / low - 1 / high)
+    ramps.insert(0, far if frame is None else jnp.maximum(far, near[0]))
+    needs = 0
+    for number, ramp in reversed(list(enumerate(ramps))):  # each counts only as far as the one before it has risen
+        part = jnp.clip(ramp, 0, 1)
+        # Weights have no derivatives. They change least where the rules differ most: those of the far rule in inverse
+        # proportion to its error, which then counts equally everywhere; others have no kinks.
+        part = part * part * (3 - 2 * part) if number else part
+        needs = part * (1 + needs)
     if frame is None:
-        return _nested([jnp.clip(ramp, 0, 1) for ramp in ramps])
-    squared = half_sum_squared(frame, *place, half)
-
-    def by_distance(fall):
-        limits = _least_half_sums(orders, tol, fall)
-        return [_ramp(squared, *limit) for limit in (_least_far(limits[0]), *limits)]
-
-    near = jax.lax.cond(light.is_steep, lambda: by_distance(_fall_of_steep(light, level)), lambda: by_distance(0.0))
-    ramps = [jnp.maximum(a, b) for a, b in zip(ramps, near[:-1], strict=True)]
-    needs = _nested([jnp.clip(ramp, 0, 1) for ramp in [*ramps, near[-1]]])
+        return needs
     gentle = orders.rules - 1
     needs = jnp.maximum(needs, gentle * reaches_into_dark(frame, light, *place, half))
     return jnp.where((needs > gentle - 1) & is_hard(frame, light, *place, half), orders.rules, needs)
 
 
-def _nested(ramps):
-    """Sum of ramps, each of which counts only as far as the one before it has risen."""
-    total = ramps[-1]
-    for ramp in ramps[-2::-1]:
-        total = ramp * (1 + total)
-    return total
-
-
 def _may_be_near(orders, tol, peak, frame, light, place, half, run):
     """Whether cells of runs may have needs by their distance from the centre."""
-    fall = jnp.where(light.is_steep, _fall_of_steep(light, _FLOOR * peak), 0)
-    _, farthest = _least_far(_least_half_sums(orders, tol, fall)[0])
+    growth = jnp.where(light.is_steep, _growth_of_steep(light, _FLOOR * peak), 1)
+    rho = (growth / (orders.nearest[0] * tol)) ** (0.5 / orders.gauss[0])
+    farthest = jnp.clip((rho + 1 / rho) / 2, _NEAR, _FARTHEST)
     return is_near(frame, *place, half, run, farthest) | may_reach_into_dark(frame, light, *place, half, run)
-
-
-def _ramp(squared, low, high):
-    """From 1 at `low` to 0 at `high`, and on."""
-    return (high**2 - squared) / (high**2 - low**2)
 
 
 def share_of(needs, rule):
@@ -270,32 +284,9 @@ def _sorted(keys):
     return jax.lax.sort(keys, is_stable=False)  # all differ
 
 
-def _fall_of_steep(light, level):
-    """What the error of a Gauss rule grows by in cells of steep sources, to the power 1/(2p) of it, is exp of this.
-
-    It grows like a power of the brightness next to the cusp relative to that in the cell.
-    """
-    return light.decay * safe_log(jnp.clip(light.top / level, 1, 1e30))
-
-
-def _least_half_sums(orders, tol, fall):
-    """(low, high) of every Gauss rule: half sums at which it errs by `_ERRORS`, parts of the tolerance.
-
-    They are (ρ + 1/ρ)/2 where ρ^(2p) is as large as the error is without it.
-    """
-    limits, root = [], 2 * math.lcm(*orders.gauss)  # one exponential for all of them
-    growth = math.exp(fall / root) if isinstance(fall, float) else jnp.exp(fall / root)
-    for p in orders.gauss:
-        rho = [(_CUSP / (part * tol)) ** (1 / (2 * p)) for part in _ERRORS.get(p, _OTHER_ERRORS)]
-        grown = [max(r, _LEAST_RHO) * growth ** (root // (2 * p)) for r in rho]
-        limits.append([(r + 1 / r) / 2 for r in grown])
-    return limits
-
-
-def _least_far(limits):
-    """The same for the far rule: it ends where the first Gauss rule is all right."""
-    largest = max if isinstance(limits[1], float) else jnp.maximum
-    return largest(_NEAR[0], limits[1]), largest(_NEAR[1], limits[1] + 2)
+def _growth_of_steep(light, level):
+    """A power of the brightness next to the cusp of a steep source relative to that in a cell."""
+    return jnp.exp(light.decay * safe_log(jnp.clip(light.top / level, 1, 1e30)))
 
 
 def find_blocks(orders, plan, number):
@@ -305,15 +296,15 @@ def find_blocks(orders, plan, number):
     """
     begin, found = jnp.int32(0), None
     for k, (size, column) in enumerate(zip(_sizes(orders), _first_columns(orders), strict=True)):
-        within = number - begin
-        rank = jax.lax.div(within, jnp.int32(size))
-        own = plan.first[k] + rank, column + within - size * rank, jnp.full_like(number, orders.rules - k)
-        found = own if k == 0 else [jnp.where(within >= 0, new, old) for new, old in zip(own, found, strict=True)]
+        own = begin, plan.first[k], jnp.int32(size), jnp.int32(column), jnp.int32(orders.rules - k)
+        found = own if k == 0 else [jnp.where(number >= begin, new, old) for new, old in zip(own, found, strict=True)]
         begin = begin + size * plan.counts[k]
-    rank, column, rule = found
-    cell = plan.cells[jnp.clip(rank, 0, plan.cells.size - 1)]
+    own_begin, first, size, column, rule = found
+    rank = jax.lax.div(number - own_begin, size)
+    cell = plan.cells[jnp.clip(first + rank, 0, plan.cells.size - 1)]
     share = jnp.where(number < begin, share_of(plan.needs[cell], rule.astype(plan.needs.dtype)), 0)
-    return cell, share, jnp.where(number < begin, column, 0), rule >= orders.rules - 1
+    block = jnp.where(number < begin, column + number - own_begin - size * rank, 0)
+    return cell, share, block, rule >= orders.rules - 1
 
 
 def count_blocks(orders, plan):

@@ -26,7 +26,7 @@ from jaxphot.numerics import computed_once, for_all, gauss_legendre, on_cpu, sum
 from jaxphot.plan import choose_orders, count_blocks, find_blocks, make_plan, no_plan, place_of, share_of
 from jaxphot.pointwise import brightness, linearize_tree
 
-_TURN = 1710  # nodes a turn
+_TURN = 2340  # nodes a turn
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -118,7 +118,7 @@ def _means(sample, planes, tol, layout, frame, place, rough):
         add = jnp.where(share > 0, sums * share[None, :], 0)
         return means.reshape(planes, -1).at[:, cell].add(add, mode="promise_in_bounds").reshape(means.shape)
 
-    value, samples = _sample_grid(sample, layout, start, frame, on_axis + RADII.size + EXTRA)
+    value, samples = _sample_grid(sample, layout, start, frame)
     if rough is None:
         plan = computed_once(judge, value)
     else:
@@ -130,12 +130,12 @@ def _means(sample, planes, tol, layout, frame, place, rough):
     return jax.lax.fori_loop(0, for_all(turns), lambda turn, means: refine_once(turn, plan, means), means)
 
 
-def _sample_grid(sample, layout, start, frame, count):
-    """The first plane alone and (planes, count) samples at nodes of the grid.
+def _sample_grid(sample, layout, start, frame):
+    """The first plane alone and all, (planes, n) samples at nodes of the grid.
 
     (Because the first plane is wanted by itself, XLA computes what it shares with others once, not again in each.)
     """
-    nodes = _grid_nodes(layout, start, frame, jnp.arange(count, dtype=jnp.int32))
+    nodes = _grid_nodes(layout, start, frame)
     values = sample(nodes[2], nodes[0], nodes[1])
     return values[0], jnp.stack(values)
 
@@ -150,14 +150,18 @@ def _sum(values):
     return values[0] + rest
 
 
-def _grid_nodes(layout, start, frame, number):
-    """(3, n) nodes by their number: cells' centres with two rings around them, then some on the source's major axis."""
+def _grid_nodes(layout, start, frame):
+    """(3, n) nodes: cells' centres with rings around them in flat rows, then some on the source's major axis."""
     ny, nx, step = layout
-    nodes = start[:, None] + step * (jnp.stack(place_of(number, nx + EXTRA)) - 2).astype(start.dtype)
-    if frame is not None:
-        beyond = number - (ny + EXTRA) * (nx + EXTRA)
-        radii = jnp.asarray(RADII, start.dtype)[jnp.clip(beyond, 0, RADII.size - 1)]
-        nodes = jnp.where(beyond < 0, nodes, frame.center[:, None] + frame.axis[:, None] * radii[None, :])
+    row = nx + EXTRA
+    number = jnp.arange((ny + EXTRA) * row, dtype=jnp.int32)
+    nodes = start[:, None] + step * (jnp.stack(place_of(number, row)) - EXTRA // 2).astype(start.dtype)
+    if frame is None:
+        axis = jnp.broadcast_to(start[:, None], (2, RADII.size + EXTRA))
+    else:
+        radii = jnp.asarray(np.append(RADII, [RADII[-1]] * EXTRA), start.dtype)
+        axis = frame.center[:, None] + frame.axis[:, None] * radii[None, :]
+    nodes = jnp.concatenate([nodes, axis], axis=1)
     return jnp.concatenate([nodes, jnp.ones_like(nodes[:1])])
 
 
