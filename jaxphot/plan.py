@@ -214,42 +214,63 @@ def make_plan(tol, samples, frame, light, layout, place):
 
 
 def _find_needs(orders, tol, level, error, frame, light, place, half):
-    """`Plan.needs` of cells at a place, not cut off below 0.
-
-    In a cell of a smooth source the p-point Gauss rule's relative error is less than ρ^(−2p), ρ that of its ellipse of
-    analyticity (`half_sum_squared`); next to a steep cusp it grows like a power of the brightness fallen from there.
-    Where the far rule does not err by much, it is much less than that.
-    """
-    (low, high), tiny = _DOUBTFUL, _TINY * jnp.finfo(level.dtype).tiny
-    error = (error + low * tol * tiny) / (level + tiny)  # without any light, the distance from the centre decides
-    uneven = 1.0 if light is None else light.uneven
-    of_far = error
-    ramps = [error / (even + (other - even) * uneven) - 1 for even, other in orders.unresolved]
-    if frame is not None:
-        squared = jnp.clip(half_sum_squared(frame, *place, half), 1, _FARTHEST**2)  # (less by rounding)
-        shrink = 1 / (jnp.sqrt(squared) + jnp.sqrt(squared - 1)) ** 2
-        growth = jax.lax.cond(light.is_steep, lambda: _growth_of_steep(light, level), lambda: jnp.ones_like(level))
-        near = [shrink**p * growth / (part * tol) - 1 for p, part in zip(orders.gauss, orders.nearest, strict=True)]
-        of_far = error * jnp.maximum(_EVEN + (1 - _EVEN) * uneven, _NEAR**2 / squared)
-        ramps = [*(jnp.maximum(a, b) for a, b in zip(ramps, near[:-1], strict=True)), near[-1]]
-        bent = error * error * shrink**3
-        for number, limit in enumerate(orders.bent):
-            ramps[number] = jnp.maximum(ramps[number], bent / limit - 1)
-            bent = bent if number else bent * shrink * growth
-    far = (1 / low - tol / of_far) / (1 / low - 1 / high)
-    ramps.insert(0, far if frame is None else jnp.maximum(far, near[0]))
-    needs = 0
-    for number, ramp in reversed(list(enumerate(ramps))):  # each counts only as far as the one before it has risen
-        part = jnp.clip(ramp, 0, 1)
-        # Weights have no derivatives. They change least where the rules differ most: those of the far rule in inverse
-        # proportion to its error, which then counts equally everywhere; others have no kinks.
-        part = part * part * (3 - 2 * part) if number else part
-        needs = part * (1 + needs)
+    """`Plan.needs` of cells at a place, not cut off below 0."""
+    low, tiny = _DOUBTFUL[0], _TINY * jnp.finfo(level.dtype).tiny
+    error = (error + 0.9 * low * tol * tiny) / (level + tiny)  # without any light, the distance from the centre decides
     if frame is None:
-        return needs
+        by_error = [error / limit - 1 for _, limit in orders.unresolved]
+        return _nested(_ramp_of_far(error / tol), by_error)
+    squared = jnp.clip(half_sum_squared(frame, *place, half), 1, _FARTHEST**2)  # (less by rounding)
+    growth = jax.lax.cond(light.is_steep, lambda: _growth_of_steep(light, level), lambda: jnp.ones_like(level))
+    shrink = 1 / (jnp.sqrt(squared) + jnp.sqrt(squared - 1)) ** 2
+    near, by_error = (
+        _ramps_by_distance(orders, tol, shrink, growth),
+        _ramps_by_error(orders, error, light, shrink, growth),
+    )
+    even = _EVEN + (1 - _EVEN) * light.uneven
+    far = jnp.maximum(_ramp_of_far(error / tol * jnp.maximum(even, _NEAR**2 / squared)), near[0])
+    needs = _nested(far, [*(jnp.maximum(a, b) for a, b in zip(by_error, near[:-1], strict=True)), near[-1]])
     gentle = orders.rules - 1
     needs = jnp.maximum(needs, gentle * reaches_into_dark(frame, light, *place, half))
     return jnp.where((needs > gentle - 1) & is_hard(frame, light, *place, half), orders.rules, needs)
+
+
+def _ramp_of_far(error):
+    """From 0 to 1, by an error in tolerances."""
+    low, high = _DOUBTFUL
+    return (1 / low - 1 / error) / (1 / low - 1 / high)
+
+
+def _ramps_by_distance(orders, tol, shrink, growth):
+    """Of all Gauss rules, by ρ^(−2) of a cell.
+
+    Where a source is smooth the p-point rule's relative error is less than ρ^(−2p), ρ that of the cell's ellipse of
+    analyticity (`half_sum_squared`); next to a steep cusp it grows like a power of the brightness fallen from there.
+    """
+    return [shrink**p * growth / (part * tol) - 1 for p, part in zip(orders.gauss, orders.nearest, strict=True)]
+
+
+def _ramps_by_error(orders, error, light, shrink, growth):
+    """Of all Gauss rules but the last, by the far rule's error: where it is small, theirs are less than ρ^(−2p)."""
+    ramps = [error / (even + (other - even) * light.uneven) - 1 for even, other in orders.unresolved]
+    bent = error * error * shrink**3
+    for number, limit in enumerate(orders.bent):
+        ramps[number] = jnp.maximum(ramps[number], bent / limit - 1)
+        bent = bent if number else bent * shrink * growth
+    return ramps
+
+
+def _nested(far, ramps):
+    """Sum of ramps from 0 to 1, each of which counts only as far as the one before it has risen.
+
+    Weights of rules have no derivatives. So they change least where the rules differ most: the far rule's in inverse
+    proportion to its error, which then counts equally everywhere; others have no kinks.
+    """
+    total = 0
+    for ramp in ramps[::-1]:
+        part = jnp.clip(ramp, 0, 1)
+        total = part * part * (3 - 2 * part) * (1 + total)
+    return jnp.clip(far, 0, 1) * (1 + total)
 
 
 def _may_be_near(orders, tol, peak, frame, light, place, half, run):
