@@ -19,7 +19,9 @@ from jaxphot.midpoint import EXTRA, level_and_error
 from jaxphot.numerics import on_cpu, safe_log
 
 _FLOOR = 1e-4  # accuracy is relative to the larger of the cell and this part of the brightest one
-_DOUBTFUL = (0.35, 5.0)  # the far rule's error, in tolerances: from which on others take over, and from which on alone
+_DOUBTFUL = (0.35, 5.0)  # the far rule's error, in tolerances: from which on others take over, and from which on alone;
+_ACCURATE = (1e-4, 0.12)  # divided by this power of the tolerance over this one: large errors are foretold less well
+_WIDTH = 2.0  # of other rules, the same from a limit to so many times that
 _TINY = 1e6  # times the smallest number, added to what is divided by
 _FARTHEST = 1e3  # half sum of distances from the cusp: beyond that it does not matter
 _GROUPS = (8, 44), (32, 64)  # cells in one, and how many of them most sources have anything in, in frames of few and of
@@ -40,7 +42,7 @@ class Orders:
         p of the p × p rules.
     unresolved : tuple of (float, float)
         Of all but the last: the far rule's error, relative to the cell, from which on they are blended with the next
-        (fully from twice that, as everywhere); of sources whose brightness falls evenly, and of others.
+        (fully from `_WIDTH` times that, as everywhere); of sources whose brightness falls evenly, and of others.
     nearest : tuple of float
         Of all: ρ^(−2p) from which on they are, relative to the tolerance.
     bent : tuple of float
@@ -92,7 +94,7 @@ class Orders:
 def choose_orders(tol):
     """Orders that go with a tolerance."""
     if tol >= 3e-3:
-        return Orders((3, 6), ((0.1, 0.002),), (0.3, 1.5), (1e-8,), (6, 8), 9, 2)
+        return Orders((3, 6), ((0.1, 0.002),), (0.3, 1.0), (1e-8,), (6, 8), 9, 2)
     if tol >= 3e-5:
         unresolved = (0.1, 0.0005), (0.5, 0.01), (2.0, 0.2)
         bent = tuple(min(tol / 1e-4, 1) ** 2 * limit for limit in (1.4e-10, 3e-7, 7e-5))
@@ -181,7 +183,7 @@ def make_plan(tol, samples, frame, light, layout, place):
     def judge_all():
         place = centre(*place_of(jnp.arange(count, dtype=jnp.int32), row))
         needs = judge(is_cell, level, error, place)
-        return needs, *_sort(needs, orders.rules)
+        return needs, *_sort(needs, jnp.arange(count, dtype=jnp.int32), count, orders.rules)
 
     def judge_some(most):
         """Of the groups in which any may have needs."""
@@ -192,15 +194,15 @@ def make_plan(tol, samples, frame, light, layout, place):
         column, line = column.ravel(), jnp.broadcast_to(line, column.shape).ravel()
         cells = line * row + jnp.minimum(column, nx)  # (the next one is none)
         needs = judge(column < nx, level[cells], error[cells], centre(column, line))
-        order, counts, first = _sort(needs, orders.rules)
+        listed, counts, first = _sort(needs, cells, count, orders.rules)
         all_needs = jnp.zeros(count, needs.dtype).at[cells].set(needs, mode="promise_in_bounds")
-        return all_needs, jnp.pad(cells[order], (0, count - cells.size)), counts, first
+        return all_needs, jnp.pad(listed, (0, count - cells.size)), counts, first
 
     if not on_cpu():
         return Plan(*judge_all(), light)
     group, few = _GROUPS[count >= _MANY_CELLS]
     per_row = -(-nx // group)
-    is_doubtful = (error > _DOUBTFUL[0] * tol * level + _TINY * jnp.finfo(dtype).tiny).reshape(ny, row)[:, :nx]
+    is_doubtful = (error > _doubtful(tol)[0] * tol * level + _TINY * jnp.finfo(dtype).tiny).reshape(ny, row)[:, :nx]
     has_any = jnp.any(jnp.pad(is_doubtful, ((0, 0), (0, -nx % group))).reshape(-1, group), axis=1)
     if frame is not None:
         begin, line = place_of(jnp.arange(len(has_any), dtype=jnp.int32), per_row)
@@ -215,30 +217,39 @@ def make_plan(tol, samples, frame, light, layout, place):
 
 def _find_needs(orders, tol, level, error, frame, light, place, half):
     """`Plan.needs` of cells at a place, not cut off below 0."""
-    low, tiny = _DOUBTFUL[0], _TINY * jnp.finfo(level.dtype).tiny
-    error = (error + 0.9 * low * tol * tiny) / (level + tiny)  # without any light, the distance from the centre decides
+    tiny = _TINY * jnp.finfo(level.dtype).tiny
+    # without any light, the distance from the centre decides
+    error = (error + 0.9 * _doubtful(tol)[0] * tol * tiny) / (level + tiny)
     if frame is None:
-        by_error = [error / limit - 1 for _, limit in orders.unresolved]
-        return _nested(_ramp_of_far(error / tol), by_error)
+        return _nested(_ramp_of_far(tol, error), [_ramp(error, limit) for _, limit in orders.unresolved])
     squared = jnp.clip(half_sum_squared(frame, *place, half), 1, _FARTHEST**2)  # (less by rounding)
     growth = jax.lax.cond(light.is_steep, lambda: _growth_of_steep(light, level), lambda: jnp.ones_like(level))
     shrink = 1 / (jnp.sqrt(squared) + jnp.sqrt(squared - 1)) ** 2
-    near, by_error = (
-        _ramps_by_distance(orders, tol, shrink, growth),
-        _ramps_by_error(orders, error, light, shrink, growth),
-    )
+    near = _ramps_by_distance(orders, tol, shrink, growth)
+    others = _ramps_by_error(orders, error, light, shrink, growth)
     even = _EVEN + (1 - _EVEN) * light.uneven
-    far = jnp.maximum(_ramp_of_far(error / tol * jnp.maximum(even, _NEAR**2 / squared)), near[0])
-    needs = _nested(far, [*(jnp.maximum(a, b) for a, b in zip(by_error, near[:-1], strict=True)), near[-1]])
+    far = jnp.maximum(_ramp_of_far(tol, error * jnp.maximum(even, _NEAR**2 / squared)), near[0])
+    needs = _nested(far, [*(jnp.maximum(a, b) for a, b in zip(others, near[:-1], strict=True)), near[-1]])
     gentle = orders.rules - 1
     needs = jnp.maximum(needs, gentle * reaches_into_dark(frame, light, *place, half))
     return jnp.where((needs > gentle - 1) & is_hard(frame, light, *place, half), orders.rules, needs)
 
 
-def _ramp_of_far(error):
-    """From 0 to 1, by an error in tolerances."""
-    low, high = _DOUBTFUL
-    return (1 / low - 1 / error) / (1 / low - 1 / high)
+def _doubtful(tol):
+    """`_DOUBTFUL` at a tolerance."""
+    accurate, power = _ACCURATE
+    return [error / max(tol / accurate, 1) ** power for error in _DOUBTFUL]
+
+
+def _ramp_of_far(tol, error):
+    """From 0 to 1, by the far rule's error."""
+    low, high = _doubtful(tol)
+    return (1 / low - tol / error) / (1 / low - 1 / high)
+
+
+def _ramp(value, limit):
+    """From 0 at a limit to 1, and on."""
+    return (value / limit - 1) / (_WIDTH - 1)
 
 
 def _ramps_by_distance(orders, tol, shrink, growth):
@@ -247,15 +258,15 @@ def _ramps_by_distance(orders, tol, shrink, growth):
     Where a source is smooth the p-point rule's relative error is less than ρ^(−2p), ρ that of the cell's ellipse of
     analyticity (`half_sum_squared`); next to a steep cusp it grows like a power of the brightness fallen from there.
     """
-    return [shrink**p * growth / (part * tol) - 1 for p, part in zip(orders.gauss, orders.nearest, strict=True)]
+    return [_ramp(shrink**p * growth, part * tol) for p, part in zip(orders.gauss, orders.nearest, strict=True)]
 
 
 def _ramps_by_error(orders, error, light, shrink, growth):
     """Of all Gauss rules but the last, by the far rule's error: where it is small, theirs are less than ρ^(−2p)."""
-    ramps = [error / (even + (other - even) * light.uneven) - 1 for even, other in orders.unresolved]
+    ramps = [_ramp(error, even + (other - even) * light.uneven) for even, other in orders.unresolved]
     bent = error * error * shrink**3
     for number, limit in enumerate(orders.bent):
-        ramps[number] = jnp.maximum(ramps[number], bent / limit - 1)
+        ramps[number] = jnp.maximum(ramps[number], _ramp(bent, limit))
         bent = bent if number else bent * shrink * growth
     return ramps
 
@@ -286,23 +297,22 @@ def share_of(needs, rule):
     return jnp.clip(1 - jnp.abs(needs - rule), 0, 1)
 
 
-def _sort(needs, rules):
-    """Cells' numbers by falling need, and `Plan.counts` and `Plan.first`.
+def _sort(needs, cells, count, rules):
+    """Numbers of cells, less than `count`, by falling need, and `Plan.counts` and `Plan.first`.
 
     By a sort, which compiles faster than anything else that makes a list.
     """
     # even ones are those of one rule, from the last to the far rule; odd ones lie between two
     kinds = (jnp.floor(rules - needs) + jnp.ceil(rules - needs)).astype(jnp.int32)
-    size = jnp.int32(needs.size)
-    keys = _sorted(kinds * size + jnp.arange(needs.size, dtype=jnp.int32))
-    ends = size * jnp.arange(1, 2 * rules + 1, dtype=jnp.int32)
+    keys = _sorted(kinds * jnp.int32(count) + cells)
+    ends = count * jnp.arange(1, 2 * rules + 1, dtype=jnp.int32)
     before = jnp.sum(keys[None, :] < ends[:, None], axis=1, dtype=jnp.int32)
     first = jnp.concatenate([jnp.zeros_like(before[:1]), before[:-2:2]])
-    return jax.lax.rem(keys, size), before[1::2] - first, first
+    return jax.lax.rem(keys, jnp.int32(count)), before[1::2] - first, first
 
 
 def _sorted(keys):
-    return jax.lax.sort(keys, is_stable=False)  # all differ
+    return jax.lax.sort(keys, is_stable=False)  # equal ones are the same
 
 
 def _growth_of_steep(light, level):

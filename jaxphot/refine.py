@@ -26,7 +26,7 @@ from jaxphot.numerics import computed_once, for_all, gauss_legendre, on_cpu, sum
 from jaxphot.plan import choose_orders, count_blocks, find_blocks, make_plan, no_plan, place_of, share_of
 from jaxphot.pointwise import brightness, linearize_tree
 
-_TURN = 2340  # nodes a turn
+_TURN = 1125  # nodes a turn
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
