@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 EXTRA = 6  # samples a row beyond the cells: three on either side
 
-_RING = EXTRA // 2
+RING = EXTRA // 2  # before the first cell of a row
 
 
 def corrected_midpoint(samples, ratio):
@@ -24,7 +24,7 @@ def corrected_midpoint(samples, ratio):
     ny, nx = (side - EXTRA for side in samples.shape[-2:])
 
     def around(*offsets):
-        return _add([samples[..., _RING + dj : _RING + dj + ny, _RING + di : _RING + di + nx] for di, dj in offsets])
+        return _add([samples[..., RING + dj : RING + dj + ny, RING + di : RING + di + nx] for di, dj in offsets])
 
     second_i, second_j, fourth_i, fourth_j, mixed = _coefficients(ratio)
     return (
@@ -59,7 +59,7 @@ def level_and_error(samples, ny, row, ratio):
     """
     of_second_i, of_second_j, of_fourth_i, of_fourth_j, of_mixed = _coefficients(ratio)
     of_sixth_i, of_sixth_j = (side**6 / 322560 - side**4 / 11520 + side**2 / 2160 for side in ratio)
-    first, count = _RING * (row + 1), ny * row
+    first, count = RING * (row + 1), ny * row
 
     def around(*offsets):
         return _add([samples[first + dj * row + di :][:count] for di, dj in offsets])

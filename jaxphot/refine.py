@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxphot.edges import edge_nodes, edge_tables
 from jaxphot.isophotes import RADII, locate, measure
-from jaxphot.midpoint import EXTRA, corrected_midpoint
+from jaxphot.midpoint import EXTRA, RING, corrected_midpoint
 from jaxphot.numerics import computed_once, for_all, gauss_legendre, on_cpu, sum_together
 from jaxphot.plan import choose_orders, count_blocks, find_blocks, make_plan, no_plan, place_of, share_of
 from jaxphot.pointwise import brightness, linearize_tree
@@ -155,7 +155,7 @@ def _grid_nodes(layout, start, frame):
     ny, nx, step = layout
     row = nx + EXTRA
     number = jnp.arange((ny + EXTRA) * row, dtype=jnp.int32)
-    nodes = start[:, None] + step * (jnp.stack(place_of(number, row)) - EXTRA // 2).astype(start.dtype)
+    nodes = start[:, None] + step * (jnp.stack(place_of(number, row)) - RING).astype(start.dtype)
     if frame is None:
         axis = jnp.broadcast_to(start[:, None], (2, RADII.size + EXTRA))
     else:

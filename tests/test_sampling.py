@@ -425,7 +425,7 @@ def test_derivative_by_an_amplitude_that_is_nothing(dtype):
     assert_allclose(nothing, something, rtol=0, atol=1e-3 * something.max())
 
 
-@pytest.mark.parametrize(("key", "kind", "bound"), [("Re", "sersic", 1e-7), ("q", "sersic", 1e-7), ("q", "ray", 1e-6)])
+@pytest.mark.parametrize(("key", "kind", "bound"), [("Re", "sersic", 3e-8), ("q", "sersic", 1e-7), ("q", "ray", 1e-6)])
 def test_nothing_jumps_where_another_rule_takes_over(key, kind, bound):
     """Steps of a pixel are those that the derivatives tell; a ray's sectors are where two rules differ most.
 
