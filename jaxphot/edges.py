@@ -1,18 +1,21 @@
-"""Quadrature about a source's centre: nodes along the edges of cells next to a cusp, or in which light ends."""
+"""Quadrature about a source's centre: nodes along the edges of cells next to a cusp, or in which light ends.
+
+By two rules: a gentle one, where brightness falls by little between the centre and the cell, and a hard one.
+"""
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxphot.isophotes import farthest, nearest, radius
+from jaxphot.isophotes import farthest, hardness, nearest, radius
 from jaxphot.numerics import safe_log
 
-_TIP = 0.1  # of a source's reach: triangles of cells farther out go outwards
+_TIP = 0.1  # of a source's reach: the hard rule's triangles of cells farther out go outwards
 _FARTHEST = 10.0  # light that ends nearer, in distances of an edge's foot, is followed along all of the edge
-_POWERS = (2.5, 3.0)  # of the variable from the centre: where brightness falls by little, and by much
+_POWERS = (2.5, 3.0)  # of the variable from the centre, of both rules
 
 
 def edge_tables(along, radial, parts, edge_block):
-    """What `edge_nodes` has to know of its blocks, of a rule for gentle sources and, behind it, of one for others.
+    """What `edge_nodes` has to know of its blocks, of the gentle rule and, behind it, of the hard one.
 
     Parameters
     ----------
@@ -26,11 +29,11 @@ def edge_tables(along, radial, parts, edge_block):
 
     Returns
     -------
-    (5 + 4 edge_block, blocks) array
+    (blocks, 5 + 4 edge_block) array
         An edge's start and direction (±1 or 0 along i, j), counted from the lower one; which nodes from the centre;
         then nodes along the edge on [0, 1], weights, and 1 for its first and for its last node.
     (1 + parts, 2, radial) array
-        s and s ds on [0, 1], of the gentle rule and of the other one's parts.
+        s and s ds on [0, 1], of the gentle rule and of the hard one's parts.
     """
     start = np.array([[-1, 1, 1, -1], [-1, -1, 1, 1]])
     step = np.array([[2, 0, -2, 0], [0, 2, 0, -2]])
@@ -49,7 +52,7 @@ def edge_tables(along, radial, parts, edge_block):
 
     gentle, hard = (powers(*rule, power) for rule, power in zip(radial, _POWERS, strict=True))
     table = np.concatenate([columns(*along[0], 0, 1), columns(*along[1], 1, parts)], axis=1)
-    return table, np.stack([gentle, *np.split(hard, parts, axis=1)])
+    return table.T, np.stack([gentle, *np.split(hard, parts, axis=1)])
 
 
 def edge_nodes(frame, light, centers, half, block, radial):
@@ -61,8 +64,8 @@ def edge_nodes(frame, light, centers, half, block, radial):
     the centre.
 
     Of a cell that is far from the centre compared with the source's reach, most of these triangles' light would cancel.
-    There they go outwards, s from 1 to where R is that of the farthest corner (any R does, the same for all edges), and
-    an edge is as long as there is light on it.
+    There those of the hard rule go outwards, s from 1 to where R is that of the farthest corner (any R does, the same
+    for all edges), and an edge is as long as there is light on it.
 
     Parameters
     ----------
@@ -73,18 +76,21 @@ def edge_nodes(frame, light, centers, half, block, radial):
     half : (2,) array
         Half the cells' sides.
     block : (5 + 4 E, W) array
-        Columns of the first of `edge_tables`.
+        Rows of the first of `edge_tables`.
     radial : (1 + parts, 2, N) array
         The second one.
 
     Returns
     -------
     (E, N, W) arrays
-        i, j and weights; these sum to the mean over the cell when all edges' are added up.
+        i, j and weights; these sum to the mean over the cell when all edges' are added up, of both rules where
+        `hardness` lies between 0 and 1.
     """
     offset = centers - frame.center[:, None]
     corner, edge = offset + half[:, None] * block[:2], half[:, None] * block[2:4]
+    is_gentle, hard = block[4] == 0, hardness(frame, light, *centers, half)
     outside, end = _exterior(frame, light, offset, half)
+    outside &= ~is_gentle
     part, weight = _along(frame.metric, light.reach, outside, corner, edge, block[5:])
     point = corner[:, None] + part[None] * edge[:, None]
 
@@ -94,12 +100,14 @@ def edge_nodes(frame, light, centers, half, block, radial):
     far = radius(frame.metric, point)
     begin = outside.astype(far.dtype)
     reach = jnp.minimum(jnp.where(outside[None], end[None], far), light.reach) / far  # no light beyond its reach
-    length = (reach - begin[None])[:, None]
-    s = begin[None, None] + length * rule[0][None]
+    length = reach - begin[None]
     # a cell is 4 half[0] half[1]
-    weight = weight / (4 * half[0] * half[1]) * (1 - 2 * begin)[None]
+    weight *= length * (jnp.where(is_gentle, 1 - hard, hard) * (1 - 2 * begin) / (4 * half[0] * half[1]))[None]
+    # stacked, as XLA then computes them once, not for every node
+    begin, length, weight = jnp.stack([jnp.broadcast_to(begin, length.shape), length, weight])[:, :, None]
+    s = begin + length * rule[0][None]
     i, j = (frame.center[k] + s * point[k][:, None] for k in range(2))
-    return i, j, weight[:, None] * length * (s * rule[1][None])
+    return i, j, weight * (s * rule[1][None])
 
 
 def _along(metric, reach, outside, corner, edge, rules):

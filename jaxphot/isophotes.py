@@ -11,18 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxphot.numerics import smoothstep
+
 _GROWTH = 1.47
 _STEP = np.log(_GROWTH).item()
 _SMALLEST = 1e-30
 _BRIGHT, _DARK = 18.4, 39.1  # powers of e below the peak
 _BRIGHT_FALL = (4.0, 12.0)  # between which the decay is measured
-_GENTLE_FALL = 8.0  # up to which few nodes from the centre are enough; less where it is steep next to the centre,
-_CUSP_RADII, _CUSP_FALL = 6, 1.0  # by twice the fall within the first radii that is more than this
+_GENTLE_FALL = (8.0, 10.0)  # up to which few nodes from the centre are enough: if it is like R or R², and like √R;
+_CUSP_RADII, _CUSP_FALL = 6, 1.0  # less by twice the fall within the first radii that is more than this
 _NO_LIGHT, _SUDDEN = -1e3, 6.0  # log of the brightness where there is none, and the fall taken for a sudden end
 _RISE = 0.1  # of the log of the brightness from one radius to the next
 _BREAK = (2.5, 0.5)  # its fall is sudden if this many times the one before, and this much more
 _MARGIN = 1.15  # from where light ceases to matter to the reach
 _ALMOST = 0.02  # part of the radii before which cells that reach into the dark begin to be integrated along edges
+_HARD = 1.3  # the square of so many gentle radii is where brightness has fallen by much
 _STEEP_DIAGONALS, _STEEP_FALL = 1.5, 3.5  # so many cells' diagonals from the centre brightness has fallen so much
 
 RADII = 0.02 * _GROWTH ** np.arange(32)  # no more: XLA sums larger vectors in two steps
@@ -146,10 +149,11 @@ def measure(frame, brightness, half):
 
     levels = [_log(peak) - fall for fall in (_BRIGHT, _DARK)]
     cusp = jnp.maximum(log_light[0] - log_light[_CUSP_RADII] - _CUSP_FALL, 0)
-    levels += [log_light[0] - fall for fall in (_GENTLE_FALL - 2 * cusp, *_BRIGHT_FALL)]
-    bright, dark, gentle, inner, outer = _last_above(log_light, jnp.stack(levels))
+    levels += [log_light[0] - fall for fall in (*(fall - 2 * cusp for fall in _GENTLE_FALL), *_BRIGHT_FALL)]
+    bright, dark, gentle, gentler, inner, outer = _last_above(log_light, jnp.stack(levels))
     less, more = (jnp.clip(log_light[0] - jnp.min(log_light), 1e-3, fall) for fall in _BRIGHT_FALL)
     decay = jnp.log(jnp.maximum(more / less, 1 + 1e-5)) / jnp.maximum(outer - inner, 1e-6)  # of a sudden end, 1
+    gentle += (gentler - gentle) * jnp.clip(2 * (1 - decay), 0, 1)
     steepness = jnp.clip(fall - _STEEP_FALL, 0, 1)
     reach, dark, gentle = jnp.exp(jnp.stack([bright + np.log(_MARGIN).item(), dark, gentle]))
     uneven = _unevenness(log_light, levels[0]) if frame.is_plain else 1 + 0 * peak
@@ -286,10 +290,10 @@ def may_reach_into_dark(frame, light, i, j, half, run):
     return (radius2 > dark * dark) & (radius2 < ((1 + _ALMOST) * light.reach / _MARGIN + reach) ** 2)
 
 
-def is_hard(frame, light, i, j, half):
-    """Whether brightness falls by much between the centre and cells' farthest corners."""
-    offset = _offset(frame, i, j)
-    return _farthest_squared(frame.metric, offset, half) > light.gentle**2
+def hardness(frame, light, i, j, half):
+    """From 0 where brightness falls by little between the centre and cells' farthest corners to 1 where by much."""
+    part = _farthest_squared(frame.metric, _offset(frame, i, j), half) / light.gentle**2
+    return smoothstep((part - 1) / (_HARD - 1))
 
 
 def _offset(frame, i, j):

@@ -107,6 +107,12 @@ def b_n(n):
     return shifted * jnp.exp(smooth - 0.5 * np.log(2).item() / jnp.maximum(n, 0.08))
 
 
+def smoothstep(x):
+    """From 0 for x ≤ 0 to 1 for x ≥ 1, with a slope that is 0 at both."""
+    x = jnp.clip(x, 0, 1)
+    return x * x * (3 - 2 * x)
+
+
 def safe_sqrt(x):
     """√x with gradient 0, not NaN, where x ≤ 0."""
     positive = x > 0

@@ -1,22 +1,23 @@
 """Which cells are refined, and how: decided by samples and by the distance from the source's centre."""
 
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxphot.isophotes import (
     Light,
     half_sum_squared,
-    is_hard,
+    hardness,
     is_near,
     may_reach_into_dark,
     reaches_into_dark,
 )
 from jaxphot.midpoint import EXTRA, level_and_error
-from jaxphot.numerics import on_cpu, safe_log
+from jaxphot.numerics import on_cpu, safe_log, smoothstep
+from jaxphot.orders import choose_orders
 
 _FLOOR = 1e-4  # accuracy is relative to the larger of the cell and this part of the brightest one
 _DOUBTFUL = (0.35, 5.0)  # the far rule's error, in tolerances: from which on others take over, and from which on alone;
@@ -30,92 +31,17 @@ _NEAR = 8.0  # half sum of distances from the cusp: the far rule's error is more
 _EVEN = 0.7  # and less where there is nothing else
 
 
-@dataclass(frozen=True)
-class Orders:
-    """How many nodes: by Gauss rules in a cell, or along its edges times from the centre.
-
-    All come in blocks of one size, as many as the first rule has.
-
-    Attributes
-    ----------
-    gauss : tuple of int
-        p of the p × p rules.
-    unresolved : tuple of (float, float)
-        Of all but the last: the far rule's error, relative to the cell, from which on they are blended with the next
-        (fully from `_WIDTH` times that, as everywhere); of sources whose brightness falls evenly, and of others.
-    nearest : tuple of float
-        Of all: ρ^(−2p) from which on they are, relative to the tolerance.
-    bent : tuple of float
-        Of all but the last: the far rule's error, relative to the cell and squared, times ρ^(−8), from which on they
-        are; of the first one times ρ^(−6). Empty if that is not looked at.
-    along : (int, int)
-        Nodes along an edge, where brightness falls by little between the centre and the cell, and where by much.
-    radial : int
-        Nodes from the centre in a block.
-    parts : int
-        Blocks of them where brightness falls by much.
-    """
-
-    gauss: tuple[int, ...]
-    unresolved: tuple[tuple[float, float], ...]
-    nearest: tuple[float, ...]
-    bent: tuple[float, ...]
-    along: tuple[int, int]
-    radial: int
-    parts: int
-
-    @property
-    def block(self):
-        """Nodes a block."""
-        return self.gauss[0] ** 2
-
-    @property
-    def edge_block(self):
-        """Nodes along an edge a block."""
-        return self.block // self.radial
-
-    @property
-    def blocks(self):
-        """Blocks a cell of every Gauss rule."""
-        return tuple(-(-(p**2) // self.block) for p in self.gauss)
-
-    @property
-    def edge_blocks(self):
-        """Blocks a cell along its edges, where brightness falls by little and where by much."""
-        gentle, hard = (4 * nodes // self.edge_block for nodes in self.along)
-        return gentle, hard * self.parts
-
-    @property
-    def rules(self):
-        """The last rule's number: nodes along edges where brightness falls by much; before it, by little."""
-        return len(self.gauss) + 2
-
-
-def choose_orders(tol):
-    """Orders that go with a tolerance."""
-    if tol >= 3e-3:
-        return Orders((3, 6), ((0.1, 0.002),), (0.3, 1.0), (1e-8,), (6, 8), 9, 2)
-    if tol >= 3e-5:
-        unresolved = (0.1, 0.0005), (0.5, 0.01), (2.0, 0.2)
-        bent = tuple(min(tol / 1e-4, 1) ** 2 * limit for limit in (1.4e-10, 3e-7, 7e-5))
-        return Orders((3, 4, 6, 9), unresolved, (0.3, 1.0, 1.0, 1.5), bent, (10, 14), 9, 2)
-    if tol >= 3e-7:
-        return Orders((6, 12), ((0.005, 0.005),), (0.5, 0.5), (), (14, 20), 18, 2)
-    return Orders((8, 16), ((0.005, 0.005),), (0.5, 0.5), (), (20, 28), 32, 2)
-
-
 class Plan(NamedTuple):
     """Which cells are refined, and how.
 
     Attributes
     ----------
     needs : (N,) array
-        Of every cell in flat rows, the number of its rule: 0 the far rule, then those of `Orders.gauss`, then nodes
-        along its edges of two kinds; between two numbers, a blend of both.
+        Of every cell in flat rows, the number of its rule as in `Orders`; between two numbers, a blend of both.
     cells : (N,) int array
-        Numbers of cells, those with needs first, sorted by falling need.
-    counts, first : (rules,) int arrays
-        How many need each rule, the last one first; these lie one after another in `cells`, the first of them here.
+        Numbers of cells, those with needs first, sorted by falling kind.
+    counts, first : (lists,) int arrays
+        How many cells each of `Orders.lists` has; these lie one after another in `cells`, the first of them here.
     light : Light or None
     """
 
@@ -133,9 +59,8 @@ def place_of(number, row):
 
 def no_plan(tol, cells, frame, dtype):
     """A `Plan` that leaves all cells to the far rule."""
-    zero, rules = jnp.zeros((), dtype), choose_orders(tol).rules
+    zero, none = jnp.zeros((), dtype), jnp.zeros(len(choose_orders(tol).lists), jnp.int32)
     light = None if frame is None else Light(*[zero] * 7, zero > 0)
-    none = jnp.zeros(rules, jnp.int32)
     return Plan(jnp.zeros(cells, dtype), jnp.zeros(cells, jnp.int32), none, none, light)
 
 
@@ -178,12 +103,14 @@ def make_plan(tol, samples, frame, light, layout, place):
 
     def judge(is_cell, level, error, place):
         needs = _find_needs(orders, tol, level, error, frame, light, place, half)
-        return jnp.where(is_cell & (needs > 0), needs, 0)  # (none where it is NaN)
+        needs = jnp.where(is_cell & (needs > 0), needs, 0)  # (none where it is NaN)
+        hard = jnp.zeros_like(needs) if frame is None else hardness(frame, light, *place, half)
+        return needs, orders.kinds_of(needs, hard)
 
     def judge_all():
-        place = centre(*place_of(jnp.arange(count, dtype=jnp.int32), row))
-        needs = judge(is_cell, level, error, place)
-        return needs, *_sort(needs, jnp.arange(count, dtype=jnp.int32), count, orders.rules)
+        cells = jnp.arange(count, dtype=jnp.int32)
+        needs, kinds = judge(is_cell, level, error, centre(*place_of(cells, row)))
+        return needs, *_sort(orders, kinds, cells, count)
 
     def judge_some(most):
         """Of the groups in which any may have needs."""
@@ -193,8 +120,8 @@ def make_plan(tol, samples, frame, light, layout, place):
         column = group * begin + jnp.arange(group, dtype=jnp.int32)[None]
         column, line = column.ravel(), jnp.broadcast_to(line, column.shape).ravel()
         cells = line * row + jnp.minimum(column, nx)  # (the next one is none)
-        needs = judge(column < nx, level[cells], error[cells], centre(column, line))
-        listed, counts, first = _sort(needs, cells, count, orders.rules)
+        needs, kinds = judge(column < nx, level[cells], error[cells], centre(column, line))
+        listed, counts, first = _sort(orders, kinds, cells, count)
         all_needs = jnp.zeros(count, needs.dtype).at[cells].set(needs, mode="promise_in_bounds")
         return all_needs, jnp.pad(listed, (0, count - cells.size)), counts, first
 
@@ -230,9 +157,7 @@ def _find_needs(orders, tol, level, error, frame, light, place, half):
     even = _EVEN + (1 - _EVEN) * light.uneven
     far = jnp.maximum(_ramp_of_far(tol, error * jnp.maximum(even, _NEAR**2 / squared)), near[0])
     needs = _nested(far, [*(jnp.maximum(a, b) for a, b in zip(others, near[:-1], strict=True)), near[-1]])
-    gentle = orders.rules - 1
-    needs = jnp.maximum(needs, gentle * reaches_into_dark(frame, light, *place, half))
-    return jnp.where((needs > gentle - 1) & is_hard(frame, light, *place, half), orders.rules, needs)
+    return jnp.maximum(needs, orders.edges * reaches_into_dark(frame, light, *place, half))
 
 
 def _doubtful(tol):
@@ -258,7 +183,10 @@ def _ramps_by_distance(orders, tol, shrink, growth):
     Where a source is smooth the p-point rule's relative error is less than ρ^(−2p), ρ that of the cell's ellipse of
     analyticity (`half_sum_squared`); next to a steep cusp it grows like a power of the brightness fallen from there.
     """
-    return [_ramp(shrink**p * growth, part * tol) for p, part in zip(orders.gauss, orders.nearest, strict=True)]
+    return [
+        _ramp(shrink**p * growth * jnp.minimum(growth, most), part * tol)
+        for p, (part, most) in zip(orders.gauss, orders.nearest, strict=True)
+    ]
 
 
 def _ramps_by_error(orders, error, light, shrink, growth):
@@ -279,15 +207,14 @@ def _nested(far, ramps):
     """
     total = 0
     for ramp in ramps[::-1]:
-        part = jnp.clip(ramp, 0, 1)
-        total = part * part * (3 - 2 * part) * (1 + total)
+        total = smoothstep(ramp) * (1 + total)
     return jnp.clip(far, 0, 1) * (1 + total)
 
 
 def _may_be_near(orders, tol, peak, frame, light, place, half, run):
     """Whether cells of runs may have needs by their distance from the centre."""
     growth = jnp.where(light.is_steep, _growth_of_steep(light, _FLOOR * peak), 1)
-    rho = (growth / (orders.nearest[0] * tol)) ** (0.5 / orders.gauss[0])
+    rho = (growth / (orders.nearest[0][0] * tol)) ** (0.5 / orders.gauss[0])
     farthest = jnp.clip((rho + 1 / rho) / 2, _NEAR, _FARTHEST)
     return is_near(frame, *place, half, run, farthest) | may_reach_into_dark(frame, light, *place, half, run)
 
@@ -297,18 +224,18 @@ def share_of(needs, rule):
     return jnp.clip(1 - jnp.abs(needs - rule), 0, 1)
 
 
-def _sort(needs, cells, count, rules):
-    """Numbers of cells, less than `count`, by falling need, and `Plan.counts` and `Plan.first`.
+def _sort(orders, kinds, cells, count):
+    """Numbers of cells, less than `count`, by falling kind, and `Plan.counts` and `Plan.first`.
 
     By a sort, which compiles faster than anything else that makes a list.
     """
-    # even ones are those of one rule, from the last to the far rule; odd ones lie between two
-    kinds = (jnp.floor(rules - needs) + jnp.ceil(rules - needs)).astype(jnp.int32)
-    keys = _sorted(kinds * jnp.int32(count) + cells)
-    ends = count * jnp.arange(1, 2 * rules + 1, dtype=jnp.int32)
-    before = jnp.sum(keys[None, :] < ends[:, None], axis=1, dtype=jnp.int32)
-    first = jnp.concatenate([jnp.zeros_like(before[:1]), before[:-2:2]])
-    return jax.lax.rem(keys, jnp.int32(count)), before[1::2] - first, first
+    keys = _sorted((orders.last_kind - kinds) * jnp.int32(count) + cells)
+    limits = count * jnp.arange(1, orders.last_kind + 1, dtype=jnp.int32)
+    above = jnp.sum(keys[None, :] < limits[:, None], axis=1, dtype=jnp.int32)
+    above = jnp.pad(above, (1, 0))  # how many are of the last kinds: of none, one, two, …
+    lowest, highest = np.array([of_rule.kinds for of_rule in orders.lists]).T
+    first, end = above[orders.last_kind - highest], above[orders.last_kind + 1 - lowest]
+    return jax.lax.rem(keys, jnp.int32(count)), end - first, first
 
 
 def _sorted(keys):
@@ -323,32 +250,21 @@ def _growth_of_steep(light, level):
 def find_blocks(orders, plan, number):
     """Cell, share, place in the table of its kind, and whether it lies along edges, of blocks by their number.
 
-    First come those along edges, then those of the Gauss rules, the finest first.
+    In the order of `Orders.lists`.
     """
     begin, found = jnp.int32(0), None
-    for k, (size, column) in enumerate(zip(_sizes(orders), _first_columns(orders), strict=True)):
-        own = begin, plan.first[k], jnp.int32(size), jnp.int32(column), jnp.int32(orders.rules - k)
+    for k, of_rule in enumerate(orders.lists):
+        own = begin, plan.first[k], *(jnp.int32(constant) for constant in of_rule[:3])
         found = own if k == 0 else [jnp.where(number >= begin, new, old) for new, old in zip(own, found, strict=True)]
-        begin = begin + size * plan.counts[k]
+        begin = begin + of_rule.size * plan.counts[k]
     own_begin, first, size, column, rule = found
     rank = jax.lax.div(number - own_begin, size)
     cell = plan.cells[jnp.clip(first + rank, 0, plan.cells.size - 1)]
     share = jnp.where(number < begin, share_of(plan.needs[cell], rule.astype(plan.needs.dtype)), 0)
     block = jnp.where(number < begin, column + number - own_begin - size * rank, 0)
-    return cell, share, block, rule >= orders.rules - 1
+    return cell, share, block, rule == orders.edges
 
 
 def count_blocks(orders, plan):
     """Of all cells."""
-    return sum(size * plan.counts[k] for k, size in enumerate(_sizes(orders)))
-
-
-def _sizes(orders):
-    """Blocks a cell of every rule, the last one first."""
-    return *orders.edge_blocks[::-1], *orders.blocks[::-1]
-
-
-def _first_columns(orders):
-    """Of every rule in the table of its kind."""
-    gauss = [sum(orders.blocks[:k]) for k in range(len(orders.blocks))]
-    return orders.edge_blocks[0], 0, *gauss[::-1]
+    return sum(of_rule.size * plan.counts[k] for k, of_rule in enumerate(orders.lists))

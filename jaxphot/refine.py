@@ -23,10 +23,11 @@ from jaxphot.edges import edge_nodes, edge_tables
 from jaxphot.isophotes import RADII, locate, measure
 from jaxphot.midpoint import EXTRA, RING, corrected_midpoint
 from jaxphot.numerics import computed_once, for_all, gauss_legendre, on_cpu, sum_together
-from jaxphot.plan import choose_orders, count_blocks, find_blocks, make_plan, no_plan, place_of, share_of
+from jaxphot.orders import choose_orders
+from jaxphot.plan import count_blocks, find_blocks, make_plan, no_plan, place_of, share_of
 from jaxphot.pointwise import brightness, linearize_tree
 
-_TURN = 1125  # nodes a turn
+_TURN = 2025
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -99,12 +100,17 @@ def _means(sample, planes, tol, layout, frame, place, rough):
         column, line = place_of(cell, row)
         centers = start[:, None] + step * jnp.stack([column, line]).astype(dtype)
         cell = line * nx + jnp.minimum(column, nx - 1)
-        nodes = _gauss_nodes(tables[0], jnp.where(along, 0, block), centers, size)
+
+        def gauss(columns):
+            return _gauss_nodes(tables[0][..., :columns], block, centers, size)
+
+        few = sum(orders.blocks[:2])  # of the two coarsest rules, which come last; mostly there are only these
+        nodes = jax.lax.cond(along[0] | (block[0] >= few), partial(gauss, None), partial(gauss, few))
         if frame is None:
             return nodes, cell, share
 
         def with_edges():
-            of_edges = tables[1][:, jnp.where(along, block, 0)]
+            of_edges = tables[1].at[jnp.where(along, block, 0)].get(mode="promise_in_bounds").T
             edges = edge_nodes(frame, plan.light, centers, half, of_edges, tables[2])
             return [jnp.where(along[None], new.reshape(old.shape), old) for new, old in zip(edges, nodes, strict=True)]
 
@@ -118,26 +124,20 @@ def _means(sample, planes, tol, layout, frame, place, rough):
         add = jnp.where(share > 0, sums * share[None, :], 0)
         return means.reshape(planes, -1).at[:, cell].add(add, mode="promise_in_bounds").reshape(means.shape)
 
-    value, samples = _sample_grid(sample, layout, start, frame)
+    samples = computed_once(lambda i, j, weight: sample(weight, i, j), *_grid_nodes(layout, start, frame))
     if rough is None:
-        plan = computed_once(judge, value)
+        plan = computed_once(judge, samples[0])
     else:
-        plan = jax.lax.cond(rough, lambda _: no_plan(tol, ny * row, frame, dtype), judge, value)
+        plan = jax.lax.cond(rough, lambda _: no_plan(tol, ny * row, frame, dtype), judge, samples[0])
     turns = -(-count_blocks(orders, plan) // width)
-    share = share_of(plan.needs.reshape(1, ny, row)[..., :nx], 0)
-    grid = samples[:, :on_axis].reshape(planes, ny + EXTRA, row)
-    means = jnp.where(share > 0, corrected_midpoint(grid, size / step) * share, 0)
+    share = share_of(plan.needs.reshape(ny, row)[:, :nx], 0)
+
+    def far(samples):
+        grid = samples[:on_axis].reshape(ny + EXTRA, row)
+        return jnp.where(share > 0, corrected_midpoint(grid, size / step) * share, 0)
+
+    means = jnp.stack([far(of_one) for of_one in samples])
     return jax.lax.fori_loop(0, for_all(turns), lambda turn, means: refine_once(turn, plan, means), means)
-
-
-def _sample_grid(sample, layout, start, frame):
-    """The first plane alone and all, (planes, n) samples at nodes of the grid.
-
-    (Because the first plane is wanted by itself, XLA computes what it shares with others once, not again in each.)
-    """
-    nodes = _grid_nodes(layout, start, frame)
-    values = sample(nodes[2], nodes[0], nodes[1])
-    return values[0], jnp.stack(values)
 
 
 def _sum(values):

@@ -54,6 +54,7 @@ ORDER = [
     "edges",
     "pointwise",
     "midpoint",
+    "orders",
     "plan",
     "refine",
     "sampling",

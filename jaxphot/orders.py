@@ -1,0 +1,141 @@
+"""Which rules refined cells have, by tolerance, and the lists of cells that need them."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+
+class CellList(NamedTuple):
+    """Cells that need one rule.
+
+    Attributes
+    ----------
+    size : int
+        Blocks a cell.
+    column : int
+        Of the first block in the table of its rules (of Gauss, or along edges).
+    rule : int
+        Its number.
+    kinds : (int, int)
+        First and last kind of the cells, see `Orders.kinds_of`.
+    """
+
+    size: int
+    column: int
+    rule: int
+    kinds: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Orders:
+    """How many nodes: by Gauss rules in a cell, or along its edges times from the centre.
+
+    All come in blocks of one size, as many as the first rule has. Rules are numbered: 0 the far rule, then those of
+    Gauss, then those along edges, of which there are two: a gentle and a hard one, for brightness that falls by little
+    and by much between the centre and the cell.
+
+    Attributes
+    ----------
+    gauss : tuple of int
+        p of the p × p rules.
+    unresolved : tuple of (float, float)
+        Of all but the last: the far rule's error, relative to the cell, from which on they are blended with the next;
+        of sources whose brightness falls evenly, and of others.
+    nearest : tuple of (float, float)
+        Of all: ρ^(−2p) times the growth next to a steep cusp from which on they are, relative to the tolerance; and up
+        to what this growth counts squared.
+    bent : tuple of float
+        Of all but the last: the far rule's error, relative to the cell and squared, times ρ^(−8), from which on they
+        are; of the first one times ρ^(−6). Empty if that is not looked at.
+    along : (int, int)
+        Nodes along an edge, of the gentle and of the hard rule.
+    radial : int
+        Nodes from the centre in a block.
+    parts : int
+        Blocks of them of the hard rule.
+    """
+
+    gauss: tuple[int, ...]
+    unresolved: tuple[tuple[float, float], ...]
+    nearest: tuple[tuple[float, float], ...]
+    bent: tuple[float, ...]
+    along: tuple[int, int]
+    radial: int
+    parts: int
+
+    @property
+    def block(self):
+        """Nodes a block."""
+        return self.gauss[0] ** 2
+
+    @property
+    def edge_block(self):
+        """Nodes along an edge a block."""
+        return self.block // self.radial
+
+    @property
+    def blocks(self):
+        """Blocks a cell of every Gauss rule."""
+        return tuple(-(-(p**2) // self.block) for p in self.gauss)
+
+    @property
+    def edges(self):
+        """Number of the rules along edges."""
+        return len(self.gauss) + 1
+
+    @property
+    def last_kind(self):
+        """See `kinds_of`."""
+        return 2 * self.edges + 4
+
+    def kinds_of(self, needs, hard):
+        """Which rules cells need, as a number: so that those that need the same one lie together in their order.
+
+        Of Gauss and far rules 2k stands for rule k alone, 2k + 1 for rules k and k + 1. Then come blends of the last
+        Gauss rule with the gentle rule along edges, with both, and with the hard one; then the hard one, both, and the
+        gentle one alone. (Only cells of the gentle rule lie in two places.)
+
+        Parameters
+        ----------
+        needs : array
+            Numbers of rules; between two numbers, a blend of both.
+        hard : array
+            The hard rule's part in those along edges.
+
+        Returns
+        -------
+        int array
+        """
+        by_need, by_hardness = ((jnp.floor(x) + jnp.ceil(x)).astype(jnp.int32) for x in (needs, hard))
+        alone = 2 * self.edges
+        blended = jnp.where(by_need == alone - 1, alone - 1 + by_hardness, by_need)
+        return jnp.where(by_need == alone, self.last_kind - by_hardness, blended)
+
+    @property
+    def lists(self):
+        """`CellList` of all rules but the far one: first those along edges, then those of Gauss, the finest first."""
+        edges, gentle = self.edges, 4 * self.along[0] // self.edge_block
+        hard = 4 * self.along[1] // self.edge_block * self.parts
+        lists = [
+            CellList(gentle, 0, edges, (2 * edges + 3, 2 * edges + 4)),
+            CellList(hard, gentle, edges, (2 * edges, 2 * edges + 3)),
+            CellList(gentle, 0, edges, (2 * edges - 1, 2 * edges)),
+        ]
+        for k in range(edges - 1, 0, -1):
+            last = 2 * k + (3 if k == edges - 1 else 1)
+            lists.append(CellList(self.blocks[k - 1], sum(self.blocks[: k - 1]), k, (2 * k - 1, last)))
+        return lists
+
+
+def choose_orders(tol):
+    """Orders that go with a tolerance."""
+    if tol >= 3e-3:
+        return Orders((3, 6), ((0.1, 0.002),), ((0.3, 1), (1, 1)), (1e-8,), (6, 10), 9, 2)
+    if tol >= 3e-5:
+        unresolved = (0.1, 0.0005), (0.5, 0.01), (2.0, 0.2)
+        bent = tuple(min(tol / 1e-4, 1) ** 2 * limit for limit in (1.4e-10, 3e-7, 7e-5))
+        return Orders((3, 4, 6, 9), unresolved, ((0.3, 1), (1, 1), (1, 1), (24, 24)), bent, (10, 16), 9, 2)
+    if tol >= 3e-7:
+        return Orders((6, 12), ((0.005, 0.005),), ((0.5, 1), (0.5, 1)), (), (14, 20), 18, 2)
+    return Orders((8, 16), ((0.005, 0.005),), ((0.5, 1), (0.5, 1)), (), (20, 28), 32, 2)
