@@ -27,7 +27,7 @@ from jaxphot.orders import choose_orders
 from jaxphot.plan import count_blocks, find_blocks, make_plan, no_plan, place_of, share_of
 from jaxphot.pointwise import brightness, linearize_tree
 
-_TURN = 2025
+_TURN = 1395  # nodes a turn
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
