@@ -70,7 +70,7 @@ def computed_once(function, *arguments):
         return function(*arguments)
     first = jnp.ravel(jax.tree.leaves(arguments)[0])[0]
     none = lambda *_: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *arguments))  # noqa: E731
-    return jax.lax.cond((first <= first) | (first != first), function, none, *arguments)
+    return jax.lax.cond(for_any((first <= first) | (first != first)), function, none, *arguments)
 
 
 @jax.custom_batching.custom_vmap
@@ -82,6 +82,14 @@ def for_all(count):
 @for_all.def_vmap
 def _largest_of_all(_, is_batched, count):
     return (jnp.max(count, axis=0) if is_batched[0] else count), False
+
+
+def for_any(flag):
+    """On a CPU whether a flag is set in any lane of a `vmap`: a condition of it computes one branch, not both for each.
+
+    An accelerator would rather compute both than wait.
+    """
+    return for_all(flag.astype(jnp.int32)) > 0 if on_cpu() else flag
 
 
 def b_n(n):

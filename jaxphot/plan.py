@@ -16,7 +16,7 @@ from jaxphot.isophotes import (
     reaches_into_dark,
 )
 from jaxphot.midpoint import EXTRA, level_and_error
-from jaxphot.numerics import on_cpu, safe_log, smoothstep
+from jaxphot.numerics import for_all, for_any, on_cpu, safe_log, smoothstep
 from jaxphot.orders import choose_orders
 
 _FLOOR = 1e-4  # accuracy is relative to the larger of the cell and this part of the brightest one
@@ -67,8 +67,8 @@ def no_plan(tol, cells, frame, dtype):
 def make_plan(tol, samples, frame, light, layout, place):
     """Say what every cell needs, and list those that need more than the far rule.
 
-    Mostly these are few. If no more than a few of the groups of cells can have any, or a third of them (on a CPU: lanes
-    that run together would do all), no others are looked at closely.
+    Mostly these are few. On a CPU, if no more than a few of the groups of cells can have any, or a third of them, in any of
+    the lanes that run together, no others are looked at closely.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def make_plan(tol, samples, frame, light, layout, place):
         i, j = centre(group * begin, line)
         run = step * (group - 1) / 2
         has_any |= _may_be_near(orders, tol, peak, frame, light, (i + run, j), half, run)
-    groups, result = jnp.sum(has_any, dtype=jnp.int32), judge_all
+    groups, result = for_all(jnp.sum(has_any, dtype=jnp.int32)), judge_all
     for most in (count // 3 // group, min(few, count // 4 // group)):
         result = partial(jax.lax.cond, groups <= most, partial(judge_some, most), result)
     return Plan(*result(), light)
@@ -150,7 +150,7 @@ def _find_needs(orders, tol, level, error, frame, light, place, half):
     if frame is None:
         return _nested(_ramp_of_far(tol, error), [_ramp(error, limit) for _, limit in orders.unresolved])
     squared = jnp.clip(half_sum_squared(frame, *place, half), 1, _FARTHEST**2)  # (less by rounding)
-    growth = jax.lax.cond(light.is_steep, lambda: _growth_of_steep(light, level), lambda: jnp.ones_like(level))
+    growth = jax.lax.cond(for_any(light.is_steep), lambda: _growth_of_steep(light, level), lambda: jnp.ones_like(level))
     shrink = 1 / (jnp.sqrt(squared) + jnp.sqrt(squared - 1)) ** 2
     near = _ramps_by_distance(orders, tol, shrink, growth)
     others = _ramps_by_error(orders, error, light, shrink, growth)
@@ -213,7 +213,7 @@ def _nested(far, ramps):
 
 def _may_be_near(orders, tol, peak, frame, light, place, half, run):
     """Whether cells of runs may have needs by their distance from the centre."""
-    growth = jnp.where(light.is_steep, _growth_of_steep(light, _FLOOR * peak), 1)
+    growth = _growth_of_steep(light, _FLOOR * peak)
     rho = (growth / (orders.nearest[0][0] * tol)) ** (0.5 / orders.gauss[0])
     farthest = jnp.clip((rho + 1 / rho) / 2, _NEAR, _FARTHEST)
     return is_near(frame, *place, half, run, farthest) | may_reach_into_dark(frame, light, *place, half, run)
@@ -244,7 +244,8 @@ def _sorted(keys):
 
 def _growth_of_steep(light, level):
     """A power of the brightness next to the cusp of a steep source relative to that in a cell."""
-    return jnp.exp(light.decay * safe_log(jnp.clip(light.top / level, 1, 1e30)))
+    growth = jnp.exp(light.decay * safe_log(jnp.clip(light.top / level, 1, 1e30)))
+    return jnp.where(light.is_steep, growth, 1)  # (other lanes may be without any light)
 
 
 def find_blocks(orders, plan, number):

@@ -2,7 +2,8 @@
 
 far      one sample a cell, corrected by the differences with the samples of its neighbours: fourth order.
 refined  only cells for which that is not good enough: 3 × 3 to 9 × 9 Gauss nodes, or, near a source's centre and where
-         light ends within a cell, nodes along the cell's edges (`jaxphot.edges`). Which, says `jaxphot.plan`.
+         light ends within a cell, nodes along the cell's edges (`jaxphot.edges`). Which there are, says
+         `jaxphot.orders`, which a cell needs, `jaxphot.plan`.
 
 What decides are samples and the distance from the centre. Between two rules a cell's value is blended, so that nothing
 jumps when parameters change.
@@ -22,7 +23,7 @@ import numpy as np
 from jaxphot.edges import edge_nodes, edge_tables
 from jaxphot.isophotes import RADII, locate, measure
 from jaxphot.midpoint import EXTRA, RING, corrected_midpoint
-from jaxphot.numerics import computed_once, for_all, gauss_legendre, on_cpu, sum_together
+from jaxphot.numerics import computed_once, for_all, for_any, gauss_legendre, on_cpu, sum_together
 from jaxphot.orders import choose_orders
 from jaxphot.plan import count_blocks, find_blocks, make_plan, no_plan, place_of, share_of
 from jaxphot.pointwise import brightness, linearize_tree
@@ -105,7 +106,7 @@ def _means(sample, planes, tol, layout, frame, place, rough):
             return _gauss_nodes(tables[0][..., :columns], block, centers, size)
 
         few = sum(orders.blocks[:2])  # of the two coarsest rules, which come last; mostly there are only these
-        nodes = jax.lax.cond(along[0] | (block[0] >= few), partial(gauss, None), partial(gauss, few))
+        nodes = jax.lax.cond(for_any(along[0] | (block[0] >= few)), partial(gauss, None), partial(gauss, few))
         if frame is None:
             return nodes, cell, share
 
@@ -114,7 +115,7 @@ def _means(sample, planes, tol, layout, frame, place, rough):
             edges = edge_nodes(frame, plan.light, centers, half, of_edges, tables[2])
             return [jnp.where(along[None], new.reshape(old.shape), old) for new, old in zip(edges, nodes, strict=True)]
 
-        return jax.lax.cond(along[0], with_edges, lambda: nodes), cell, share  # they come first
+        return jax.lax.cond(for_any(along[0]), with_edges, lambda: nodes), cell, share  # they come first
 
     def refine_once(turn, plan, means):
         nodes, cell, share = refined_nodes(plan, turn * width + jnp.arange(width, dtype=jnp.int32))

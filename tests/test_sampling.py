@@ -425,6 +425,36 @@ def test_derivative_by_an_amplitude_that_is_nothing(dtype):
     assert_allclose(nothing, something, rtol=0, atol=1e-3 * something.max())
 
 
+def test_lanes_do_not_disturb_each_other():
+    """Lanes share the way that work is done: of one without light, a steep, a thin and a gentle one, and a far one."""
+    sources = [
+        {**sersic(4.0, 0.6, 1.0, 5.1, 6.3), "Ie": jnp.asarray(0.0)},
+        sersic(6.0, 0.6, 0.5, 5.1, 6.3),
+        sersic(1.0, 0.05, 3.0, 5.6, 6.1),
+        sersic(0.7, 0.9, 4.0, 6.0, 5.5),
+        sersic(2.5, 0.5, 2.0, 60.0, 5.5),
+    ]
+
+    def columns(params):
+        return jax.jvp(lambda params: means(ADAPTIVE, jp.models.sersic, params, cells_of(12)), (params,), (params,))
+
+    def by_amplitude(params):
+        return jax.jacfwd(lambda Ie: means(ADAPTIVE, jp.models.sersic, {**params, "Ie": Ie}, cells_of(12)))(
+            params["Ie"]
+        )
+
+    def everything(params):
+        return *columns(params), by_amplitude(params)
+
+    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *sources)
+    together = jax.jit(jax.vmap(everything))(stack)
+    alone = jax.jit(everything)
+    for k, source in enumerate(sources):
+        for ours, theirs in zip(together, alone(source), strict=True):
+            assert np.all(np.isfinite(theirs))
+            assert_allclose(ours[k], theirs, rtol=1e-10, atol=1e-13 * np.max(np.abs(theirs)))
+
+
 @pytest.mark.parametrize(
     ("key", "kind", "bound"), [("Re", "sersic", 3e-8), ("q", "sersic", 1e-7), ("Re", "thin", 3e-8), ("q", "ray", 1e-6)]
 )
