@@ -67,8 +67,8 @@ def no_plan(tol, cells, frame, dtype):
 def make_plan(tol, samples, frame, light, layout, place):
     """Say what every cell needs, and list those that need more than the far rule.
 
-    Mostly these are few. On a CPU, if no more than a few of the groups of cells can have any, or a third of them, in any of
-    the lanes that run together, no others are looked at closely.
+    Mostly these are few. On a CPU, if no more than a few of the groups of cells can have any, or a third of them, in
+    all lanes that run together, no others are looked at closely.
 
     Parameters
     ----------
