@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxphot.numerics import smoothstep
+from jaxphot.numerics import for_any, smoothstep
 
 _GROWTH = 1.47
 _STEP = np.log(_GROWTH).item()
@@ -279,7 +279,7 @@ def reaches_into_dark(frame, light, i, j, half):
         return jnp.clip(1 + jnp.minimum(dark - 1, 1 - lit) / _ALMOST, 0, 1)
 
     nowhere = (1 - _ALMOST) * light.dark - (1 + _ALMOST) * bright > _diagonal(frame.metric, half)
-    return jax.lax.cond(nowhere, lambda: jnp.zeros_like(i), look)
+    return jax.lax.cond(for_any(~nowhere), look, lambda: jnp.zeros_like(i))
 
 
 def may_reach_into_dark(frame, light, i, j, half, run):

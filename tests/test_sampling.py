@@ -435,16 +435,12 @@ def test_lanes_do_not_disturb_each_other():
         sersic(2.5, 0.5, 2.0, 60.0, 5.5),
     ]
 
-    def columns(params):
-        return jax.jvp(lambda params: means(ADAPTIVE, jp.models.sersic, params, cells_of(12)), (params,), (params,))
-
-    def by_amplitude(params):
-        return jax.jacfwd(lambda Ie: means(ADAPTIVE, jp.models.sersic, {**params, "Ie": Ie}, cells_of(12)))(
-            params["Ie"]
-        )
+    def pixels(params):
+        return means(ADAPTIVE, jp.models.sersic, params, cells_of(12))
 
     def everything(params):
-        return *columns(params), by_amplitude(params)
+        by_amplitude = jax.jacfwd(lambda Ie: pixels({**params, "Ie": Ie}))(params["Ie"])
+        return *jax.jvp(pixels, (params,), (params,)), by_amplitude
 
     stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *sources)
     together = jax.jit(jax.vmap(everything))(stack)
