@@ -18,8 +18,10 @@ _STEP = np.log(_GROWTH).item()
 _SMALLEST = 1e-30
 _BRIGHT, _DARK = 18.4, 39.1  # powers of e below the peak
 _BRIGHT_FALL = (4.0, 12.0)  # between which the decay is measured
-_GENTLE_FALL = (8.0, 10.0)  # up to which few nodes from the centre are enough: if it is like R or R², and like √R;
-_CUSP_RADII, _CUSP_FALL = 6, 1.0  # less by twice the fall within the first radii that is more than this
+_GENTLE_FALL = (7.0, 9.0)  # up to which few nodes from the centre are enough: if it is like R or R², and like √R;
+_CUSP_RADII, _CUSP_FALL = 6, 1.0  # less by twice the fall within the first radii that is more than this;
+_CORE_FALL = 2.0  # and this where it is flat within, and falls like a power outside:
+_CORE = (0.3, 0.7)  # from how much on, and how much at most, −log falls less like a power there than within
 _NO_LIGHT, _SUDDEN = -1e3, 6.0  # log of the brightness where there is none, and the fall taken for a sudden end
 _RISE = 0.1  # of the log of the brightness from one radius to the next
 _BREAK = (2.5, 0.5)  # its fall is sudden if this many times the one before, and this much more
@@ -149,15 +151,26 @@ def measure(frame, brightness, half):
 
     levels = [_log(peak) - fall for fall in (_BRIGHT, _DARK)]
     cusp = jnp.maximum(log_light[0] - log_light[_CUSP_RADII] - _CUSP_FALL, 0)
-    levels += [log_light[0] - fall for fall in (*(fall - 2 * cusp for fall in _GENTLE_FALL), *_BRIGHT_FALL)]
-    bright, dark, gentle, gentler, inner, outer = _last_above(log_light, jnp.stack(levels))
+    falls = *(fall - 2 * cusp for fall in _GENTLE_FALL), _CORE_FALL, *_BRIGHT_FALL
+    levels += [log_light[0] - fall for fall in falls]
+    bright, dark, gentle, gentler, core, inner, outer = _last_above(log_light, jnp.stack(levels))
     less, more = (jnp.clip(log_light[0] - jnp.min(log_light), 1e-3, fall) for fall in _BRIGHT_FALL)
     decay = jnp.log(jnp.maximum(more / less, 1 + 1e-5)) / jnp.maximum(outer - inner, 1e-6)  # of a sudden end, 1
     gentle += (gentler - gentle) * jnp.clip(2 * (1 - decay), 0, 1)
+    flatter = (_inner_power(log_light) - decay - _CORE[0]) / (_CORE[1] - _CORE[0])
+    gentle += jnp.minimum(core - gentle, 0) * jnp.clip(flatter, 0, 1)
     steepness = jnp.clip(fall - _STEEP_FALL, 0, 1)
     reach, dark, gentle = jnp.exp(jnp.stack([bright + np.log(_MARGIN).item(), dark, gentle]))
     uneven = _unevenness(log_light, levels[0]) if frame.is_plain else 1 + 0 * peak
     return Light(reach, dark, gentle, peak, light[0], steepness * jnp.clip(decay, 0, 1), uneven, steepness > 0)
+
+
+def _inner_power(log_light):
+    """κ where −log of the brightness grows like R^κ within the first radii (1/n of a Sérsic profile), from 0 to 2."""
+    half = _CUSP_RADII // 2
+    first, second = log_light[0] - log_light[half], log_light[half] - log_light[_CUSP_RADII]
+    ratio = jnp.clip(second, 1e-9, 1e9) / jnp.clip(first, 1e-9, 1e9)
+    return jnp.clip(jnp.log(ratio) / (half * _STEP), 0, 2)
 
 
 def _unevenness(log_light, level):

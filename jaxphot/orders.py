@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+_NEVER = 1e9  # an error beyond which nothing is
+
 
 class CellList(NamedTuple):
     """Cells that need one rule.
@@ -31,9 +33,9 @@ class CellList(NamedTuple):
 class Orders:
     """How many nodes: by Gauss rules in a cell, or along its edges times from the centre.
 
-    All come in blocks of one size, as many as the first rule has. Rules are numbered: 0 the far rule, then those of
-    Gauss, then those along edges, of which there are two: a gentle and a hard one, for brightness that falls by little
-    and by much between the centre and the cell.
+    All come in blocks of one size, as many nodes as the first rule has. (A node in the middle of a cell is a sample
+    already.) Rules are numbered: 0 the far rule, then those of Gauss, then those along edges, of which there are two: a
+    gentle and a hard one, for brightness that falls by little and by much between the centre and the cell.
 
     Attributes
     ----------
@@ -67,7 +69,7 @@ class Orders:
     @property
     def block(self):
         """Nodes a block."""
-        return self.gauss[0] ** 2
+        return _count(self.gauss[0])
 
     @property
     def edge_block(self):
@@ -77,7 +79,12 @@ class Orders:
     @property
     def blocks(self):
         """Blocks a cell of every Gauss rule."""
-        return tuple(-(-(p**2) // self.block) for p in self.gauss)
+        return tuple(-(-_count(p) // self.block) for p in self.gauss)
+
+    @property
+    def columns(self):
+        """Blocks of the coarsest Gauss rules, of more, and of all: in a table of few they are found sooner."""
+        return sorted({sum(self.blocks[:rules]) for rules in (3, 5, len(self.gauss))})
 
     @property
     def edges(self):
@@ -128,14 +135,20 @@ class Orders:
         return lists
 
 
+def _count(p):
+    """Nodes of a p × p rule, but for one in the middle."""
+    return p * p - p % 2
+
+
 def choose_orders(tol):
     """Orders that go with a tolerance."""
     if tol >= 3e-3:
-        return Orders((3, 6), ((0.1, 0.002),), ((0.3, 1), (1, 1)), (1e-8,), (6, 10), 9, 2)
+        return Orders((3, 5), ((0.1, 0.002),), ((0.3, 1), (1, 1)), (1e-8,), (6, 10), 8, 2)
     if tol >= 3e-5:
-        unresolved = (0.1, 0.0005), (0.5, 0.01), (2.0, 0.2)
-        bent = tuple(min(tol / 1e-4, 1) ** 2 * limit for limit in (1.4e-10, 3e-7, 7e-5))
-        return Orders((3, 4, 6, 9), unresolved, ((0.3, 1), (1, 1), (1, 1), (24, 24)), bent, (10, 16), 9, 2)
+        unresolved = (0.1, 0.0005), (0.5, 0.01), (1.0, 0.05), (3.0, 0.8), (_NEVER, _NEVER)
+        bent = tuple(min(tol / 1e-4, 1) ** 2 * limit for limit in (1.4e-10, 3e-7, 4.6e-6, 1e-3, _NEVER))
+        nearest = (0.3, 1), (1, 1), (4, 4), (12, 12), (24, 24), (24, 24)
+        return Orders((3, 4, 5, 7, 9, 12), unresolved, nearest, bent, (10, 16), 8, 2)
     if tol >= 3e-7:
         return Orders((6, 12), ((0.005, 0.005),), ((0.5, 1), (0.5, 1)), (), (14, 20), 18, 2)
     return Orders((8, 16), ((0.005, 0.005),), ((0.5, 1), (0.5, 1)), (), (20, 28), 32, 2)

@@ -67,8 +67,8 @@ def no_plan(tol, cells, frame, dtype):
 def make_plan(tol, samples, frame, light, layout, place):
     """Say what every cell needs, and list those that need more than the far rule.
 
-    Mostly these are few. On a CPU, if no more than a few of the groups of cells can have any, or a third of them, in
-    all lanes that run together, no others are looked at closely.
+    Mostly these are few. On a CPU, if no more than a few of the groups of cells can have any, or three in eight, in all
+    lanes that run together, no others are looked at closely.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def make_plan(tol, samples, frame, light, layout, place):
         run = step * (group - 1) / 2
         has_any |= _may_be_near(orders, tol, peak, frame, light, (i + run, j), half, run)
     groups, result = for_all(jnp.sum(has_any, dtype=jnp.int32)), judge_all
-    for most in (count // 3 // group, min(few, count // 4 // group)):
+    for most in (3 * count // 8 // group, min(few, count // 4 // group)):
         result = partial(jax.lax.cond, groups <= most, partial(judge_some, most), result)
     return Plan(*result(), light)
 
@@ -221,7 +221,7 @@ def _may_be_near(orders, tol, peak, frame, light, place, half, run):
 
 def share_of(needs, rule):
     """Of the rule with this number in cells' values; of all rules they add up to 1."""
-    return jnp.clip(1 - jnp.abs(needs - rule), 0, 1)
+    return jnp.maximum(1 - jnp.abs(needs - rule), 0)
 
 
 def _sort(orders, kinds, cells, count):
@@ -259,11 +259,18 @@ def find_blocks(orders, plan, number):
         found = own if k == 0 else [jnp.where(number >= begin, new, old) for new, old in zip(own, found, strict=True)]
         begin = begin + of_rule.size * plan.counts[k]
     own_begin, first, size, column, rule = found
-    rank = jax.lax.div(number - own_begin, size)
+    rank = _quotient(number - own_begin, size, plan.cells.size * max(of_rule.size for of_rule in orders.lists))
     cell = plan.cells[jnp.clip(first + rank, 0, plan.cells.size - 1)]
     share = jnp.where(number < begin, share_of(plan.needs[cell], rule.astype(plan.needs.dtype)), 0)
     block = jnp.where(number < begin, column + number - own_begin - size * rank, 0)
     return cell, share, block, rule == orders.edges
+
+
+def _quotient(number, divisor, most):
+    """Of whole numbers up to a constant: by floats where these are exact, as processors divide no vectors of others."""
+    if most >= 2**23:
+        return jax.lax.div(number, divisor)
+    return ((number.astype(jnp.float32) + 0.5) / divisor.astype(jnp.float32)).astype(jnp.int32)
 
 
 def count_blocks(orders, plan):

@@ -1,9 +1,9 @@
 """Mean brightness over cells, with samples where they are needed.
 
 far      one sample a cell, corrected by the differences with the samples of its neighbours: fourth order.
-refined  only cells for which that is not good enough: 3 × 3 to 9 × 9 Gauss nodes, or, near a source's centre and where
-         light ends within a cell, nodes along the cell's edges (`jaxphot.edges`). Which there are, says
-         `jaxphot.orders`, which a cell needs, `jaxphot.plan`.
+refined  only cells for which that is not good enough: 3 × 3 to 12 × 12 Gauss nodes (one in the middle is a sample
+         already), or, near a source's centre and where light ends within a cell, nodes along the cell's edges
+         (`jaxphot.edges`). Which there are, says `jaxphot.orders`, which a cell needs, `jaxphot.plan`.
 
 What decides are samples and the distance from the centre. Between two rules a cell's value is blended, so that nothing
 jumps when parameters change.
@@ -28,7 +28,7 @@ from jaxphot.orders import choose_orders
 from jaxphot.plan import count_blocks, find_blocks, make_plan, no_plan, place_of, share_of
 from jaxphot.pointwise import brightness, linearize_tree
 
-_TURN = 1395  # nodes a turn
+_TURN = 1040  # nodes a turn
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -103,10 +103,15 @@ def _means(sample, planes, tol, layout, frame, place, rough):
         cell = line * nx + jnp.minimum(column, nx - 1)
 
         def gauss(columns):
-            return _gauss_nodes(tables[0][..., :columns], block, centers, size)
+            return partial(_gauss_nodes, tables[0][..., :columns], block, centers, size)
 
-        few = sum(orders.blocks[:2])  # of the two coarsest rules, which come last; mostly there are only these
-        nodes = jax.lax.cond(for_any(along[0] | (block[0] >= few)), partial(gauss, None), partial(gauss, few))
+        def none():
+            return [jnp.zeros((orders.block, width), dtype)] * 3
+
+        # blocks along edges come first, then those of the finest rule
+        some = sum((block[0] >= columns).astype(jnp.int32) for columns in orders.columns[:-1])
+        which = jnp.where(along[-1], 0, 1 + jnp.where(along[0], len(orders.columns) - 1, some))
+        nodes = jax.lax.switch(for_all(which), [none, *map(gauss, orders.columns)])
         if frame is None:
             return nodes, cell, share
 
@@ -131,14 +136,23 @@ def _means(sample, planes, tol, layout, frame, place, rough):
     else:
         plan = jax.lax.cond(rough, lambda _: no_plan(tol, ny * row, frame, dtype), judge, samples[0])
     turns = -(-count_blocks(orders, plan) // width)
-    share = share_of(plan.needs.reshape(ny, row)[:, :nx], 0)
+    needs = plan.needs.reshape(ny, row)[:, :nx]
+    far_share, middle = share_of(needs, 0), computed_once(partial(_weight_of_middle, orders), needs)
 
-    def far(samples):
+    def begin(samples):
+        """The far rule's part, and the middle node's in others."""
         grid = samples[:on_axis].reshape(ny + EXTRA, row)
-        return jnp.where(share > 0, corrected_midpoint(grid, size / step) * share, 0)
+        far = jnp.where(far_share > 0, corrected_midpoint(grid, size / step) * far_share, 0)
+        return far + jnp.where(middle > 0, grid[RING : RING + ny, RING : RING + nx] * middle, 0)
 
-    means = jnp.stack([far(of_one) for of_one in samples])
+    means = jnp.stack([begin(of_one) for of_one in samples])
     return jax.lax.fori_loop(0, for_all(turns), lambda turn, means: refine_once(turn, plan, means), means)
+
+
+def _weight_of_middle(orders, needs):
+    """Of cells' own samples: what Gauss rules with a node in the middle weigh it with."""
+    weights = {k: gauss_legendre(p)[1][p // 2].item() ** 2 for k, p in enumerate(orders.gauss, 1) if p % 2}
+    return sum((weight * share_of(needs, rule) for rule, weight in weights.items()), jnp.zeros_like(needs))
 
 
 def _sum(values):
@@ -172,7 +186,9 @@ def _tables(orders, dtype):
     for p in orders.gauss:
         x, w = gauss_legendre(p)
         nodes = np.stack([np.tile(x, p), np.repeat(x, p), np.outer(w, w).ravel()])
-        nodes = np.pad(nodes, ((0, 0), (0, -(p**2) % orders.block)))  # of no weight
+        if p % 2:  # the one in the middle is a sample already
+            nodes = np.delete(nodes, p * p // 2, axis=1)
+        nodes = np.pad(nodes, ((0, 0), (0, -nodes.shape[1] % orders.block)))  # of no weight
         rows.append(nodes.reshape(3, -1, orders.block).swapaxes(1, 2))
     along = [gauss_legendre(nodes) for nodes in orders.along]
     radial = [gauss_legendre(nodes) for nodes in (orders.radial, orders.radial * orders.parts)]
