@@ -145,7 +145,7 @@ def choose_orders(tol):
     if tol >= 3e-3:
         return Orders((3, 5), ((0.1, 0.002),), ((0.3, 1), (1, 1)), (1e-8,), (6, 10), 8, 2)
     if tol >= 3e-5:
-        unresolved = (0.1, 0.0005), (0.5, 0.01), (1.0, 0.01), (3.0, 0.1), (_NEVER, 0.2)
+        unresolved = (0.1, 0.0002), (0.5, 0.001), (1.0, 0.002), (3.0, 0.005), (_NEVER, 0.01)
         bent = tuple(min(tol / 1e-4, 1) ** 2 * limit for limit in (1.4e-10, 3e-7, 4.6e-6, 1e-3, _NEVER))
         nearest = (0.3, 1), (1, 1), (4, 4), (12, 12), (24, 24), (24, 24)
         return Orders((3, 4, 5, 7, 9, 12), unresolved, nearest, bent, (10, 16), 8, 2)
