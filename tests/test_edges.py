@@ -4,17 +4,13 @@ import numpy as np
 import pytest
 from scipy.special import gamma, gammainc
 
-from jaxphot.edges import edge_tables
-from jaxphot.numerics import gauss_legendre
 from jaxphot.orders import choose_orders
+from jaxphot.refine import _tables
 
 
 def rules(tol):
     """s and s ds of the gentle rule and of the hard one on [0, 1]."""
-    orders = choose_orders(tol)
-    along = [gauss_legendre(nodes) for nodes in orders.along]
-    radial = [gauss_legendre(nodes) for nodes in (orders.radial, orders.radial * orders.parts)]
-    gentle, *hard = edge_tables(along, radial, orders.parts, orders.edge_block)[1]
+    gentle, *hard = np.asarray(_tables(choose_orders(tol), np.float64)[2])
     return [(s, s * ds) for s, ds in (gentle, np.concatenate(hard, axis=1))]
 
 
