@@ -22,7 +22,8 @@ _FITTED = (
 
 
 def edge_tables(along, radial, parts, edge_block):
-    """What `edge_nodes` has to know of its blocks, of the gentle rule and, behind it, of the hard one.
+    """What `edge_nodes` has to know of its blocks: of the gentle rule on four edges and the first one again (two are
+    found next to each other, whichever is the first), then of the hard one on four.
 
     Parameters
     ----------
@@ -60,8 +61,16 @@ def edge_tables(along, radial, parts, edge_block):
     gentle, hard = (powers(*rule, power) for rule, power in zip(radial, _POWERS, strict=True))
     if gentle.shape == np.shape(_FITTED):
         gentle = np.array(_FITTED)
-    table = np.concatenate([columns(*along[0], 0, 1), columns(*along[1], 1, parts)], axis=1)
+    on_edges = columns(*along[0], 0, 1)
+    again = on_edges[:, : on_edges.shape[1] // 4]
+    table = np.concatenate([on_edges, again, columns(*along[1], 1, parts)], axis=1)
     return table.T, np.stack([gentle, *np.split(hard, parts, axis=1)])
+
+
+def first_edge(frame, centers):
+    """Number of the first edge with an area, of cells with the centre on a corner: it and the next one have any."""
+    right, above = centers > frame.center[:, None]
+    return jnp.where(above, jnp.where(right, 1, 2), jnp.where(right, 0, 3))
 
 
 def edge_nodes(frame, light, centers, half, block, radial):

@@ -28,6 +28,7 @@ _BREAK = (2.5, 0.5)  # its fall is sudden if this many times the one before, and
 _MARGIN = 1.15  # from where light ceases to matter to the reach
 _ALMOST = 0.02  # part of the radii before which cells that reach into the dark begin to be integrated along edges
 _HARD = 1.3  # the square of so many gentle radii is where brightness has fallen by much
+_LEAST_PEAK = 0.78  # times √q: part of the light about the centre that the brightest of four cells has
 _STEEP_DIAGONALS, _STEEP_FALL = 1.5, 3.5  # so many cells' diagonals from the centre brightness has fallen so much
 
 RADII = 0.02 * _GROWTH ** np.arange(32)  # no more: XLA sums larger vectors in two steps
@@ -301,6 +302,39 @@ def may_reach_into_dark(frame, light, i, j, half, run):
     reach = _diagonal(frame.metric, half) / 2 + run * jnp.sqrt(frame.metric[0])
     dark = jnp.maximum((1 - _ALMOST) * light.dark - reach, 0)
     return (radius2 > dark * dark) & (radius2 < ((1 + _ALMOST) * light.reach / _MARGIN + reach) ** 2)
+
+
+def is_at_corner(frame, i, j, half):
+    """Cells with the centre on a corner, but for rounding."""
+    small = 2 * jnp.finfo(half.dtype).eps
+    distances = (jnp.abs(jnp.abs(x) - side) for x, side in zip(_offset(frame, i, j), half, strict=True))
+    return reduce(jnp.maximum, distances) <= small * jnp.max(jnp.abs(frame.center))
+
+
+def least_peak(frame, light, start, step, shape):
+    """What the brightest cell has at least: a fourth of the light about the centre, if that lies on a corner.
+
+    Of a thin source with an axis along the cells' borders it is less, of Sérsic profiles no less than this. A centre
+    outside of all cells tells nothing.
+
+    Parameters
+    ----------
+    frame : Frame
+    light : Light
+    start : (2,) array
+        The first cell's centre.
+    step : float
+    shape : (ny, nx)
+
+    Returns
+    -------
+    scalar
+    """
+    ny, nx = shape
+    column, line = (frame.center - start) / step
+    margin = jnp.minimum(jnp.minimum(column, nx - 1 - column), jnp.minimum(line, ny - 1 - line))
+    q = jnp.minimum(frame.q, 1 / frame.q)
+    return light.peak * jnp.clip(margin + 0.5, 0, 1) * jnp.minimum(_LEAST_PEAK * jnp.sqrt(q), 0.25)
 
 
 def hardness(frame, light, i, j, half):

@@ -16,7 +16,7 @@ class CellList(NamedTuple):
     size : int
         Blocks a cell.
     column : int
-        Of the first block in the table of its rules (of Gauss, or along edges).
+        Of the first block in the table of its rules (of Gauss, or along edges; see `Orders.corner_column`).
     rule : int
         Its number.
     kinds : (int, int)
@@ -94,14 +94,27 @@ class Orders:
     @property
     def last_kind(self):
         """See `kinds_of`."""
-        return 2 * self.edges + 4
+        return 2 * self.edges + 5
 
-    def kinds_of(self, needs, hard):
+    @property
+    def edge_blocks(self):
+        """Blocks of one edge by the gentle rule, and by the hard one."""
+        gentle, hard = (nodes // self.edge_block for nodes in self.along)
+        return gentle, hard * self.parts
+
+    @property
+    def corner_column(self):
+        """Of cells with the centre on a corner, in place of the first column of their first edge with an area."""
+        gentle, hard = self.edge_blocks
+        return 5 * gentle + 4 * hard  # the table ends before it
+
+    def kinds_of(self, needs, hard, at_corner):
         """Which rules cells need, as a number: so that those that need the same one lie together in their order.
 
         Of Gauss and far rules 2k stands for rule k alone, 2k + 1 for rules k and k + 1. Then come blends of the last
         Gauss rule with the gentle rule along edges, with both, and with the hard one; then the hard one, both, and the
-        gentle one alone. (Only cells of the gentle rule lie in two places.)
+        gentle one alone, last of all in cells with the centre on a corner: two of their edges have no area. (Only cells
+        of the gentle rule lie in two places.)
 
         Parameters
         ----------
@@ -109,6 +122,8 @@ class Orders:
             Numbers of rules; between two numbers, a blend of both.
         hard : array
             The hard rule's part in those along edges.
+        at_corner : bool array
+            Whether the centre is.
 
         Returns
         -------
@@ -117,17 +132,18 @@ class Orders:
         by_need, by_hardness = ((jnp.floor(x) + jnp.ceil(x)).astype(jnp.int32) for x in (needs, hard))
         alone = 2 * self.edges
         blended = jnp.where(by_need == alone - 1, alone - 1 + by_hardness, by_need)
-        return jnp.where(by_need == alone, self.last_kind - by_hardness, blended)
+        kinds = jnp.where(by_need == alone, alone + 4 - by_hardness, blended)
+        return jnp.where(at_corner & (kinds == alone + 4), self.last_kind, kinds)
 
     @property
     def lists(self):
         """`CellList` of all rules but the far one: first those along edges, then those of Gauss, the finest first."""
-        edges, gentle = self.edges, 4 * self.along[0] // self.edge_block
-        hard = 4 * self.along[1] // self.edge_block * self.parts
+        edges, (gentle, hard) = self.edges, self.edge_blocks
         lists = [
-            CellList(gentle, 0, edges, (2 * edges + 3, 2 * edges + 4)),
-            CellList(hard, gentle, edges, (2 * edges, 2 * edges + 3)),
-            CellList(gentle, 0, edges, (2 * edges - 1, 2 * edges)),
+            CellList(2 * gentle, self.corner_column, edges, (2 * edges + 5, 2 * edges + 5)),
+            CellList(4 * gentle, 0, edges, (2 * edges + 3, 2 * edges + 4)),
+            CellList(4 * hard, 5 * gentle, edges, (2 * edges, 2 * edges + 3)),
+            CellList(4 * gentle, 0, edges, (2 * edges - 1, 2 * edges)),
         ]
         for k in range(edges - 1, 0, -1):
             last = 2 * k + (3 if k == edges - 1 else 1)

@@ -11,7 +11,9 @@ from jaxphot.isophotes import (
     Light,
     half_sum_squared,
     hardness,
+    is_at_corner,
     is_near,
+    least_peak,
     may_reach_into_dark,
     reaches_into_dark,
 )
@@ -95,7 +97,7 @@ def make_plan(tol, samples, frame, light, layout, place):
     is_cell = place_of(jnp.arange(count, dtype=jnp.int32), row)[0] < nx
     peak = jnp.max(jnp.where(is_cell, level, 0))
     if light is not None:
-        peak = jnp.minimum(peak, light.peak)
+        peak = jnp.clip(peak, least_peak(frame, light, start, step, (ny, nx)), light.peak)
     level = jnp.maximum(level, _FLOOR * peak)
 
     def centre(column, line):
@@ -104,8 +106,10 @@ def make_plan(tol, samples, frame, light, layout, place):
     def judge(is_cell, level, error, place):
         needs = _find_needs(orders, tol, level, error, frame, light, place, half)
         needs = jnp.where(is_cell & (needs > 0), needs, 0)  # (none where it is NaN)
-        hard = jnp.zeros_like(needs) if frame is None else hardness(frame, light, *place, half)
-        return needs, orders.kinds_of(needs, hard)
+        if frame is None:
+            return needs, orders.kinds_of(needs, jnp.zeros_like(needs), False)
+        hard, at_corner = hardness(frame, light, *place, half), is_at_corner(frame, *place, half)
+        return needs, orders.kinds_of(needs, hard, at_corner)
 
     def judge_all():
         cells = jnp.arange(count, dtype=jnp.int32)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxphot.edges import edge_nodes, edge_tables
+from jaxphot.edges import edge_nodes, edge_tables, first_edge
 from jaxphot.isophotes import RADII, locate, measure
 from jaxphot.midpoint import EXTRA, RING, corrected_midpoint
 from jaxphot.numerics import computed_once, for_all, for_any, gauss_legendre, on_cpu, sum_together
@@ -116,7 +116,10 @@ def _means(sample, planes, tol, layout, frame, place, rough):
             return nodes, cell, share
 
         def with_edges():
-            of_edges = tables[1].at[jnp.where(along, block, 0)].get(mode="promise_in_bounds").T
+            at_corner = block - orders.corner_column
+            turned = at_corner + orders.edge_blocks[0] * first_edge(frame, centers)
+            column = jnp.where(along, jnp.where(at_corner < 0, block, turned), 0)
+            of_edges = tables[1].at[column].get(mode="promise_in_bounds").T
             edges = edge_nodes(frame, plan.light, centers, half, of_edges, tables[2])
             return [jnp.where(along[None], new.reshape(old.shape), old) for new, old in zip(edges, nodes, strict=True)]
 

@@ -12,13 +12,15 @@ from numpy.testing import assert_allclose
 from scipy.special import erf
 
 import jaxphot as jp
-from jaxphot import isophotes, plan, refine
+from jaxphot import edges, isophotes, plan, refine
 from jaxphot.models import profiles
 from jaxphot.models.modifiers import ray
+from jaxphot.pointwise import brightness
 from jaxphot.sampling import Cells
 
 SIDE = 20
 PLACES = [(9.13, 10.31, 1.0), (8.4999, 10.5001, 0.3), (9.0, 10.0, 0.8), (9.5, 10.2, 1.5), (8.87, 9.02, 2.2)]
+PLACES += [(8.5, 10.5, 0.3), (9.5, 8.5, 0.0)]  # on a corner, where two of a cell's edges have no area
 ADAPTIVE = jp.sampling.adaptive()
 
 
@@ -258,6 +260,40 @@ def gauss_means(model, params, cells, order=40):
 def ring(params, x, y):
     r = jnp.sqrt((x - params["x"]) ** 2 + ((y - params["y"]) / 0.6) ** 2 + 1e-12)
     return jnp.exp(-0.5 * ((r - 6.0) / 0.8) ** 2)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+def test_cells_with_the_centre_on_a_corner(dtype):
+    """Are known but for rounding, and of their edges the two that have an area."""
+    transform = jp.make_linear(pixelscale=0.26, crpix=(3.1, 40.7), dtype=dtype)
+    x, y = transform.pixel_to_plane(jnp.asarray(31.5, dtype), jnp.asarray(17.5, dtype))
+    frame = isophotes.locate(sersic(2.5, 0.6, 6.0, x, y, dtype=dtype), transform)
+    half = jnp.full(2, 0.5, dtype)
+    cells = jnp.asarray([(31, 17), (32, 17), (32, 18), (31, 18), (32, 19), (30, 18)], dtype).T
+    assert isophotes.is_at_corner(frame, *cells, half).tolist() == [True] * 4 + [False] * 2
+    # edges in their order: of the least line, the greatest column, the greatest line, the least column
+    assert edges.first_edge(frame, cells[:, :4]).tolist() == [3, 0, 1, 2]
+    moved = frame._replace(center=frame.center + jnp.asarray([1e-3, 0.0], dtype))
+    assert not np.any(isophotes.is_at_corner(moved, *cells, half))
+
+
+def test_the_brightest_cell_has_no_less_than_is_foretold():
+    """So that a source between the samples is not integrated as if it were fainter; of one outside nothing is known."""
+
+    @jax.jit
+    def foretold(params):
+        cells = cells_of()
+        frame = isophotes.locate(params, cells.transform)
+        axis = frame.center[:, None] + frame.axis[:, None] * isophotes.RADII[None, :]
+        light = isophotes.measure(frame, brightness(jp.models.sersic, params, cells.transform, *axis), cells.size / 2)
+        return isophotes.least_peak(frame, light, cells.start, cells.step, cells.shape)
+
+    for n, q, Re in [*SOURCES, (0.5, 0.02, 30.0), (0.5, 0.1, 30.0), (1.0, 0.01, 6.0), (8.0, 1.0, 30.0)]:
+        for place in [(9.5, 8.5, 0.0), (9.5, 9.0, 0.0), (8.5, 10.5, 0.3), (9.0, 10.0, 0.8)]:
+            params = sersic(n, q, Re, *place)
+            peak = float(np.max(adaptive(params)))
+            assert 0.1 * np.sqrt(q) * peak < foretold(params) < 1.02 * peak, (n, q, Re, place)
+    assert foretold(sersic(2.5, 0.3, 6.0, -0.6, 9.0)) == 0
 
 
 def test_users_profiles_need_not_say_anything():
