@@ -29,6 +29,7 @@ _TINY = 1e6  # times the smallest number, added to what is divided by
 _FARTHEST = 1e3  # half sum of distances from the cusp: beyond that it does not matter
 _GROUPS = (8, 44), (32, 64)  # cells in one, and how many of them most sources have anything in, in frames of few and of
 _MANY_CELLS = 2**14  # so many cells
+_MANY_LISTED = 2**12  # cells: a comparison with all of them would take room of the cache's size
 _NEAR = 8.0  # half sum of distances from the cusp: the far rule's error is more than foretold by its square nearer,
 _EVEN = 0.7  # and less where there is nothing else
 
@@ -235,7 +236,8 @@ def _sort(orders, kinds, cells, count):
     """
     keys = _sorted((orders.last_kind - kinds) * jnp.int32(count) + cells)
     limits = count * jnp.arange(1, orders.last_kind + 1, dtype=jnp.int32)
-    above = jnp.sum(keys[None, :] < limits[:, None], axis=1, dtype=jnp.int32)
+    method = "scan" if on_cpu() and keys.size > _MANY_LISTED else "compare_all"
+    above = jnp.searchsorted(keys, limits, method=method)
     above = jnp.pad(above, (1, 0))  # how many are of the last kinds: of none, one, two, …
     lowest, highest = np.array([of_rule.kinds for of_rule in orders.lists]).T
     first, end = above[orders.last_kind - highest], above[orders.last_kind + 1 - lowest]

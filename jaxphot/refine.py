@@ -133,7 +133,7 @@ def _means(sample, planes, tol, layout, frame, place, rough):
         add = jnp.where(share > 0, sums * share[None, :], 0)
         return means.reshape(planes, -1).at[:, cell].add(add, mode="promise_in_bounds").reshape(means.shape)
 
-    samples = computed_once(lambda i, j, weight: sample(weight, i, j), *_grid_nodes(layout, start, frame))
+    samples = computed_once(lambda i, j: sample(jnp.ones_like(i), i, j), *_grid_nodes(layout, start, frame))
     if rough is None:
         plan = computed_once(judge, samples[0])
     else:
@@ -169,18 +169,17 @@ def _sum(values):
 
 
 def _grid_nodes(layout, start, frame):
-    """(3, n) nodes: cells' centres with rings around them in flat rows, then some on the source's major axis."""
+    """i and j of nodes: cells' centres with rings around them in flat rows, then some on the source's major axis."""
     ny, nx, step = layout
-    row = nx + EXTRA
-    number = jnp.arange((ny + EXTRA) * row, dtype=jnp.int32)
-    nodes = start[:, None] + step * (jnp.stack(place_of(number, row)) - RING).astype(start.dtype)
+    shape = ny + EXTRA, nx + EXTRA
+    i, j = (start[k] + step * (jnp.arange(shape[1 - k], dtype=start.dtype) - RING) for k in range(2))
     if frame is None:
         axis = jnp.broadcast_to(start[:, None], (2, RADII.size + EXTRA))
     else:
         radii = jnp.asarray(np.append(RADII, [RADII[-1]] * EXTRA), start.dtype)
         axis = frame.center[:, None] + frame.axis[:, None] * radii[None, :]
-    nodes = jnp.concatenate([nodes, axis], axis=1)
-    return jnp.concatenate([nodes, jnp.ones_like(nodes[:1])])
+    grid = jnp.broadcast_to(i[None, :], shape), jnp.broadcast_to(j[:, None], shape)
+    return [jnp.concatenate([of_grid.ravel(), on_axis]) for of_grid, on_axis in zip(grid, axis, strict=True)]
 
 
 def _tables(orders, dtype):
