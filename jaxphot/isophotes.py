@@ -16,7 +16,7 @@ from jaxphot.numerics import for_any, smoothstep
 _GROWTH = 1.47
 _STEP = np.log(_GROWTH).item()
 _SMALLEST = 1e-30
-_BRIGHT, _DARK = 18.4, 39.1  # powers of e below the peak
+_BRIGHT, _DARK = (18.4, 36.0), 39.1  # powers of e below the peak; at least and at most, by the tolerance
 _BRIGHT_FALL = (4.0, 12.0)  # between which the decay is measured
 _GENTLE_FALL = (7.0, 9.0)  # up to which few nodes from the centre are enough: if it is like R or R², and like √R;
 _CUSP_RADII, _CUSP_FALL = 6, 1.0  # less by twice the fall within the first radii that is more than this;
@@ -30,6 +30,9 @@ _ALMOST = 0.02  # part of the radii before which cells that reach into the dark 
 _HARD = 1.3  # the square of so many gentle radii is where brightness has fallen by much
 _LEAST_PEAK = 0.78  # times √q: part of the light about the centre that the brightest of four cells has
 _STEEP_DIAGONALS, _STEEP_FALL = 1.5, 3.5  # so many cells' diagonals from the centre brightness has fallen so much
+
+FLOOR = 1e-4
+"""Accuracy is relative to the larger of the cell and this part of the brightest one."""
 
 RADII = 0.02 * _GROWTH ** np.arange(32)  # no more: XLA sums larger vectors in two steps
 """Radii along the major axis (pixels) at which `measure` wants the brightness."""
@@ -123,7 +126,7 @@ def locate(params, transform):
     return Frame(jnp.stack([ci, cj]), metric, axis, q, known and not any(np.ndim(value) for value in others))
 
 
-def measure(frame, brightness, half):
+def measure(frame, brightness, half, tol):
     """What a source is like, from its brightness along the major axis.
 
     Parameters
@@ -133,6 +136,8 @@ def measure(frame, brightness, half):
         At `RADII` times ``frame.axis`` from the centre.
     half : (2,) array
         Half the cells' sides, pixels.
+    tol : float
+        Accuracy wanted, relative to `FLOOR` of the brightest cell: what is less is beyond the reach.
 
     Returns
     -------
@@ -150,7 +155,7 @@ def measure(frame, brightness, half):
     )
     peak = (within * (2 * _STEP) + light[0] * radius2[0]) / pixel2
 
-    levels = [_log(peak) - fall for fall in (_BRIGHT, _DARK)]
+    levels = [_log(peak) - fall for fall in (np.clip(-np.log(FLOOR * tol), *_BRIGHT).item(), _DARK)]
     cusp = jnp.maximum(log_light[0] - log_light[_CUSP_RADII] - _CUSP_FALL, 0)
     falls = *(fall - 2 * cusp for fall in _GENTLE_FALL), _CORE_FALL, *_BRIGHT_FALL
     levels += [log_light[0] - fall for fall in falls]

@@ -158,7 +158,7 @@ def _count(p):
 
 def choose_orders(tol):
     """Orders that go with a tolerance."""
-    if tol >= 3e-3:
+    if tol >= 1e-2:
         return Orders((3, 5), ((0.1, 0.002),), ((0.3, 1), (1, 1)), (1e-8,), (6, 10), 8, 2)
     if tol >= 3e-5:
         unresolved = (0.1, 0.0002), (0.5, 0.001), (1.0, 0.002), (3.0, 0.005), (_NEVER, 0.01)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxphot.isophotes import (
+    FLOOR,
     Light,
     half_sum_squared,
     hardness,
@@ -21,9 +22,8 @@ from jaxphot.midpoint import EXTRA, level_and_error
 from jaxphot.numerics import for_all, for_any, on_cpu, safe_log, smoothstep
 from jaxphot.orders import choose_orders
 
-_FLOOR = 1e-4  # accuracy is relative to the larger of the cell and this part of the brightest one
 _DOUBTFUL = (0.35, 5.0)  # the far rule's error, in tolerances: from which on others take over, and from which on alone;
-_ACCURATE = (1e-4, 0.12)  # divided by this power of the tolerance over this one: large errors are foretold less well
+_ACCURATE = (1e-4, 0.3)  # divided by this power of the tolerance over this one: large errors are foretold less well
 _WIDTH = 2.0  # of other rules, the same from a limit to so many times that
 _TINY = 1e6  # times the smallest number, added to what is divided by
 _FARTHEST = 1e3  # half sum of distances from the cusp: beyond that it does not matter
@@ -99,7 +99,7 @@ def make_plan(tol, samples, frame, light, layout, place):
     peak = jnp.max(jnp.where(is_cell, level, 0))
     if light is not None:
         peak = jnp.clip(peak, least_peak(frame, light, start, step, (ny, nx)), light.peak)
-    level = jnp.maximum(level, _FLOOR * peak)
+    level = jnp.maximum(level, FLOOR * peak)
 
     def centre(column, line):
         return [start[k] + step * along.astype(dtype) for k, along in enumerate((column, line))]
@@ -218,7 +218,7 @@ def _nested(far, ramps):
 
 def _may_be_near(orders, tol, peak, frame, light, place, half, run):
     """Whether cells of runs may have needs by their distance from the centre."""
-    growth = _growth_of_steep(light, _FLOOR * peak)
+    growth = _growth_of_steep(light, FLOOR * peak)
     rho = (growth / (orders.nearest[0][0] * tol)) ** (0.5 / orders.gauss[0])
     farthest = jnp.clip((rho + 1 / rho) / 2, _NEAR, _FARTHEST)
     return is_near(frame, *place, half, run, farthest) | may_reach_into_dark(frame, light, *place, half, run)

@@ -93,7 +93,7 @@ def _means(sample, planes, tol, layout, frame, place, rough):
     tables, width = _tables(orders, dtype), _TURN // orders.block
 
     def judge(samples):
-        light = None if frame is None else measure(frame, samples[on_axis : on_axis + RADII.size], half)
+        light = None if frame is None else measure(frame, samples[on_axis : on_axis + RADII.size], half, tol)
         return make_plan(tol, samples, frame, light, layout, place)
 
     def refined_nodes(plan, number):
@@ -169,7 +169,7 @@ def _sum(values):
 
 
 def _grid_nodes(layout, start, frame):
-    """i and j of nodes: cells' centres with rings around them in flat rows, then some on the source's major axis."""
+    """Places (i, j): cells' centres with rings around them in flat rows, then some on the source's major axis."""
     ny, nx, step = layout
     shape = ny + EXTRA, nx + EXTRA
     i, j = (start[k] + step * (jnp.arange(shape[1 - k], dtype=start.dtype) - RING) for k in range(2))

@@ -239,6 +239,17 @@ def test_tolerance_controls_the_error():
     assert errors[0] > 5 * errors[1] > 25 * errors[2]
 
 
+@pytest.mark.parametrize("tol", [1e-1, 2e-2, 3e-3, 1e-3, 1e-5, 1e-6, 1e-7])
+def test_tolerance_holds_for_ridges_and_needles(tol):
+    """Ridges between samples at coarse tolerances; at fine ones the last light of needles."""
+    rule = jp.sampling.adaptive(tol)
+    for n, q, Re in [(8.0, 0.1, 1.2), (6.0, 0.05, 10.0), (6.0, 0.2, 2.7), (1.5, 0.05, 0.5), (1.0, 0.1, 0.5)]:
+        for place in [*PLACES, (9.58, 13.3, 0.0), (9.4, 9.4, 1.65), (8.1, 9.6, 0.79)]:
+            params = sersic(n, q, Re, *place)
+            got = means(rule, jp.models.sersic, params, cells_of())
+            assert error_of(got, exact(params))[0] < tol, (n, q, Re, place)
+
+
 def test_float32_agrees_with_float64():
     for n, q, Re in [(1.0, 0.6, 6.0), (2.5, 0.6, 6.0), (4.0, 0.2, 6.0), (8.0, 0.3, 4.0)]:
         params = sersic(n, q, Re, 9.125, 10.3125, dtype=jnp.float32)
@@ -285,7 +296,8 @@ def test_the_brightest_cell_has_no_less_than_is_foretold():
         cells = cells_of()
         frame = isophotes.locate(params, cells.transform)
         axis = frame.center[:, None] + frame.axis[:, None] * isophotes.RADII[None, :]
-        light = isophotes.measure(frame, brightness(jp.models.sersic, params, cells.transform, *axis), cells.size / 2)
+        along = brightness(jp.models.sersic, params, cells.transform, *axis)
+        light = isophotes.measure(frame, along, cells.size / 2, 1e-4)
         return isophotes.least_peak(frame, light, cells.start, cells.step, cells.shape)
 
     for n, q, Re in [*SOURCES, (0.5, 0.02, 30.0), (0.5, 0.1, 30.0), (1.0, 0.01, 6.0), (8.0, 1.0, 30.0)]:
@@ -315,7 +327,7 @@ def test_profiles_that_break_off_are_known_by_their_light():
     even += [(1 + (radius / core) ** 2) ** -power for core in (0.3, 5.0) for power in (1.5, 5.0)]
     broken = [np.maximum(1 - (radius / end) ** 2, 0) ** 2 for end in (3.0, 7.0, 20.0)] + [np.exp(-((radius - 5) ** 2))]
     half = jnp.full(2, 0.5)
-    uneven = [float(isophotes.measure(frame, jnp.asarray(light), half).uneven) for light in even + broken]
+    uneven = [float(isophotes.measure(frame, jnp.asarray(light), half, 1e-4).uneven) for light in even + broken]
     assert uneven == [0.0] * len(even) + [1.0] * len(broken)
 
 
