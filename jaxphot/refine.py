@@ -139,8 +139,9 @@ def _means(sample, planes, tol, layout, frame, place, rough):
     else:
         plan = jax.lax.cond(rough, lambda _: no_plan(tol, ny * row, frame, dtype), judge, samples[0])
     turns = -(-count_blocks(orders, plan) // width)
-    needs = plan.needs.reshape(ny, row)[:, :nx]
-    far_share, middle = share_of(needs, 0), computed_once(partial(_weight_of_middle, orders), needs)
+    middle = computed_once(partial(_weight_of_middle, orders), plan.needs)
+    needs, middle = (of_row.reshape(ny, row)[:, :nx] for of_row in (plan.needs, middle))
+    far_share = share_of(needs, 0)
 
     def begin(samples):
         """The far rule's part, and the middle node's in others."""
